@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 TORCH = ".".join(torch.__version__.split(".")[:2])
 KERNELS, HEADERS = sorted(glob("csrc/kernels/*.c")), sorted(glob("csrc/*/*.h"))
+OBJECTS, ARCHIVE = "build/objects", "build/archive"  # kept: every way to install compiles only what changed
 DEBUG = os.environ.get("DEBUG", "0") != "0"
 FLAGS = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
 FLAGS += ["-fvisibility=hidden", "-fstack-protector-strong", "-Wall"]
@@ -49,7 +50,12 @@ def compiler_is_gcc():
 class BuildKernels(build_clib):
     """The static library, with OpenMP where the compiler's runtime is torch's."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.build_temp, self.build_clib = OBJECTS, ARCHIVE
+
     def build_libraries(self, libraries):
+        shutil.rmtree(ARCHIVE, ignore_errors=True)  # ar would keep the objects of removed sources
         if compiler_is_gcc():
             for _, library in libraries:
                 library["cflags"].append("-fopenmp")
@@ -58,6 +64,10 @@ class BuildKernels(build_clib):
 
 class BuildGlue(BuildExtension):
     """The extension, told its version and whether the kernels come with threads of their own."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.build_temp = OBJECTS
 
     def build_extensions(self):
         (extension,) = self.extensions
@@ -79,15 +89,11 @@ setup(
         CppExtension(
             "ls_loss._C",
             sorted(glob("csrc/torch/*.cpp")),
-            include_dirs=["csrc/kernels"],
+            include_dirs=[os.path.abspath("csrc/kernels")],
             depends=[*KERNELS, *HEADERS],
             extra_compile_args={"cxx": FLAGS},
             extra_link_args=["-Wl,-z,relro,-z,now"],
         )
     ],
     cmdclass={"build_clib": BuildKernels, "build_ext": BuildGlue},
-    options={
-        "build_clib": {"build_temp": "build/objects", "build_clib": "build/objects"},
-        "build_ext": {"build_temp": "build/objects"},
-    },
 )
