@@ -1,0 +1,107 @@
+# Everything one types in this repository. Needs python3 (3.11 or newer), gcc and g++; the first call of a target sets up what
+# else it needs, in .venv and build, and the next call finds it there. The compiler's flags are in setup.py.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+JOBS := $(shell nproc)
+
+TOOLS := $(VENV)/.installed
+BUILT := build/.built
+SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
+
+.PHONY: help demo test test-python test-kernels test-neon lint format bench bench-quick build ops-library clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-13s %s\n", $$1, $$2 }' Makefile
+
+demo: $(BUILT) ## train on handwritten digits with hard and with smoothed labels, then time the loss
+	python examples/train_digits.py
+
+test: test-kernels test-python ## every test: the C kernels alone (plain, then with sanitizers), then Python
+
+test-python: $(BUILT) ops-library ## the Python tests and the examples in the docstrings
+	python -m pytest
+
+lint: $(TOOLS) ## formatting, types, compiler warnings and the rules on who may know what
+	tools/lint.sh
+
+format: $(TOOLS) ## rewrite the sources in the project's format
+	ruff check --quiet --fix-only .
+	ruff format .
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp')
+
+bench: $(BUILT) ## measure against native, compiled and other losses; takes long
+	python -m benchmarks.run
+
+bench-quick: $(BUILT) ## the same on few sizes
+	python -m benchmarks.run --quick
+
+build: $(BUILT) ## set up .venv and build the extension in place
+
+clean: ## remove what was built, and caches; .venv stays
+	rm -rf build dist *.egg-info ls_loss/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv
+	rm -rf $(VENV)
+
+# Set-up
+
+$(TOOLS): requirements-dev.txt requirements-peers.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "The pinned development tools need Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(VENV)/bin/python || { echo "== creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "== installing the pinned tools into $(VENV): torch and about 80 small packages, some minutes on a slow network"
+	python -m pip install --disable-pip-version-check -r requirements-dev.txt | sed -u '/^Requirement already/d'
+	python -m pip install --disable-pip-version-check --no-deps -r requirements-peers.txt
+	@touch $@
+
+$(BUILT): $(TOOLS) setup.py pyproject.toml $(SOURCES)
+	@echo "== compiling and installing ls_loss in place: a few minutes the first time, later only what changed"
+	python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# The operators without pybind11 and torch_python, for C++ programs: load build/libls_loss_ops.so beside libtorch, and
+# torch.ops.ls_loss.* are there. Not into a process that imports ls_loss as well: operators register once.
+
+ops-library: build/libls_loss_ops.so ## build/libls_loss_ops.so, the same operators for C++ programs without Python
+
+build/libls_loss_ops.so: $(BUILT)
+	$${CXX:-g++} -shared -Wl,-z,relro,-z,now $$(ls build/objects/csrc/torch/*.o | grep -v /module.o) \
+	    -Lbuild/archive -lls_kernels -L$$(python -c 'from torch.utils import cpp_extension as c; print(*c.library_paths())') \
+	    -ltorch -ltorch_cpu -lc10 -o $@
+
+# The kernels' own tests: one program, compiled three ways. No torch and no Python.
+
+KERNEL_TEST_SOURCES := $(wildcard csrc/kernels/*.c tests/kernels/*.c)
+KERNEL_TEST_FLAGS := -std=c11 -g -ffp-contract=off -fno-math-errno -fopenmp -Wall -Wextra -Icsrc/kernels
+
+# $(call kernel_test,variant,compiler,flags)
+define kernel_test
+build/kernel-tests/$(1)/%.o: %.c Makefile
+	@mkdir -p $$(@D)
+	@$(2) $(KERNEL_TEST_FLAGS) $(3) -MMD -c $$< -o $$@
+
+build/kernel-tests/$(1)/test_kernels: $(KERNEL_TEST_SOURCES:%.c=build/kernel-tests/$(1)/%.o)
+	@$(2) $(3) -fopenmp $$^ -lm -o $$@
+endef
+$(eval $(call kernel_test,plain,gcc,-O3))
+$(eval $(call kernel_test,sanitized,gcc,-O1 -fno-omit-frame-pointer -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all))
+$(eval $(call kernel_test,neon,aarch64-linux-gnu-gcc,-O3 -static))
+-include $(wildcard build/kernel-tests/*/*/*/*.d)
+
+test-kernels: ## the C tests of the kernels alone
+	@echo "== compiling the kernel tests"
+	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/plain/test_kernels build/kernel-tests/sanitized/test_kernels
+	build/kernel-tests/plain/test_kernels
+	build/kernel-tests/sanitized/test_kernels quick
+
+test-neon: ## the same on emulated aarch64; needs the packages gcc-aarch64-linux-gnu and qemu-user-static
+	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/neon/test_kernels
+	qemu-aarch64-static build/kernel-tests/neon/test_kernels quick
