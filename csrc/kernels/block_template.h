@@ -1,0 +1,217 @@
+/* A piece of one row whose classes are adjacent: its sweep, with one exp per element, and its scaling. rows_template.h uses it.
+ * kernels_template.h names the parameters.
+ *
+ * A block is swept with the frame of the block before. Only if it holds a logit more than MARGIN above ref does the frame move
+ * there, and the block is done again: logits that keep ascending cost twice, others nothing. e^MARGIN times the classes of a
+ * block is far from overflow, and precision does not depend on how far below the maximum ref is.
+ */
+/* One row's inputs, or a part's: pointers to its first class. */
+typedef struct {
+    const S(elem) * x;
+    const S(elem) * q;       /* LS_DENSE */
+    const V(real) * s;       /* LS_VECTOR */
+    const V(real) * q_scale; /* LS_DENSE */
+    const V(real) * q_shift; /* LS_DENSE */
+} X(part);
+
+LS_INLINE X(part) X(part_at)(X(part) row, int64_t c, ls_smoothing smoothing) {
+    row.x += c;
+    if (smoothing == LS_VECTOR) row.s += c;
+    if (smoothing == LS_DENSE) row.q += c, row.q_scale += c, row.q_shift += c;
+    return row;
+}
+
+typedef struct {
+    V(vec) shift, magic, low, ref;
+} X(frame_vectors);
+
+typedef struct {
+    V(vec) max[V(unroll)], sum[V(unroll)], dot[V(unroll)], s_sum[V(unroll)];
+} X(accumulators);
+
+/* `unroll` vectors at class i. `whole`: all lanes are within the part and none is the target's. */
+LS_INLINE void X(sweep_group)(X(part) part, int64_t i, int64_t n, int64_t target, V(real) * exps,
+                              const X(frame_vectors) * frame, X(accumulators) * to, ls_smoothing smoothing, int keep,
+                              int whole) {
+    for (int u = 0; u < V(unroll); u++, i += V(lanes)) {
+        int64_t left = n - i;
+        V(mask) in = V(lanes_below)(left);
+        V(mask) counts = whole ? in : V(both)(in, V(lanes_but)(target - i));
+        V(vec) x = whole ? S(load)(part.x + i) : V(pick)(counts, S(load_n)(part.x + i, left), V(splat)(-(V(real))INFINITY));
+        to->max[u] = V(max_keep)(x, to->max[u]);
+        V(vec) e = V(exp)(V(sub)(x, frame->shift), frame->magic, frame->low);
+        to->sum[u] = V(add)(to->sum[u], e);
+        if (keep && whole) V(store)(exps + i, e);
+        if (keep && !whole) V(store_n)(exps + i, e, left);
+        if (smoothing == LS_PLAIN) continue;
+        V(vec) term = V(sub)(x, frame->ref);
+        if (smoothing == LS_VECTOR) {
+            V(vec) s = whole ? V(load)(part.s + i) : V(load_n)(part.s + i, left);
+            term = V(zero_if)(V(is_absent)(s), V(mul)(s, term));
+        }
+        if (smoothing == LS_DENSE) {
+            V(vec) q = whole ? S(load)(part.q + i) : S(load_n)(part.q + i, left);
+            V(vec) scale = whole ? V(load)(part.q_scale + i) : V(load_n)(part.q_scale + i, left);
+            V(vec) s = V(fma)(q, scale, whole ? V(load)(part.q_shift + i) : V(load_n)(part.q_shift + i, left));
+            term = V(mul)(s, term);
+            to->s_sum[u] = V(add)(to->s_sum[u], s);
+        }
+        to->dot[u] = V(add)(to->dot[u], whole ? term : V(zero_unless)(counts, term));
+    }
+}
+
+LS_INLINE V(real) X(largest)(const S(elem) * x, int64_t n, int64_t target) {
+    V(vec) max = V(splat)(V(LEAST));
+    for (int64_t i = 0; i < n; i += V(lanes)) {
+        V(mask) counts = V(both)(V(lanes_below)(n - i), V(lanes_but)(target - i));
+        max = V(max_keep)(V(pick)(counts, S(load_n)(x + i, n - i), max), max);
+    }
+    return V(reduce_max)(max);
+}
+
+/* Adds a block of n classes to `sums` and stores its exps; returns its largest logit. `target` is relative to the block, and
+ * out of [0, n) if it is elsewhere. */
+LS_INLINE V(real) X(sweep_block)(X(part) part, int64_t n, int64_t target, V(real) * exps, V(frame) frame, ls_row_sums *sums,
+                                 ls_smoothing smoothing, int keep) {
+    const int64_t group = V(unroll) * V(lanes);
+    const V(real) magic = V(MAGIC) - frame.exponent;
+    const V(real) low = (frame.exponent + V(MIN_EXPONENT)) * (V(real))LN2;
+    const X(frame_vectors) vectors = {V(splat)(frame.shift), V(splat)(magic), V(splat)(low), V(splat)(frame.ref)};
+    X(accumulators) to;
+    for (int u = 0; u < V(unroll); u++) {
+        to.max[u] = V(splat)(V(LEAST));
+        to.sum[u] = to.dot[u] = to.s_sum[u] = V(splat)(0);
+    }
+    const int64_t whole = n - n % group;
+    int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
+    for (;;) {
+        for (; i < stop; i += group) X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 1);
+        if (i >= whole) break;
+        X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 0);
+        i += group;
+        stop = whole;
+    }
+    if (i < n) X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 0);
+    for (int u = 1; u < V(unroll); u++) {
+        to.max[0] = V(max_keep)(to.max[u], to.max[0]);
+        to.sum[0] = V(add)(to.sum[0], to.sum[u]);
+        to.dot[0] = V(add)(to.dot[0], to.dot[u]);
+        to.s_sum[0] = V(add)(to.s_sum[0], to.s_sum[u]);
+    }
+    sums->sum = V(reduce_add)(to.sum[0]);
+    if (smoothing != LS_PLAIN) sums->dot = V(reduce_add)(to.dot[0]);
+    if (smoothing == LS_DENSE) sums->s_sum = V(reduce_add)(to.s_sum[0]);
+    return V(reduce_max)(to.max[0]);
+}
+
+/* Sum of s over classes [begin, end) of a row, the target's left out. `begin` is the start of a block and `end` of another one,
+ * or the number of classes. */
+LS_INLINE double X(sum_of_s)(const ls_plan *plan, int64_t begin, int64_t end, int64_t target, ls_smoothing smoothing) {
+    int holds_target = target >= begin && target < end;
+    if (smoothing == LS_UNIFORM) return (double)(end - begin - holds_target);
+    if (smoothing == LS_VECTOR) {
+        double all = plan->s_before[(end + LS_BLOCK - 1) / LS_BLOCK] - plan->s_before[begin / LS_BLOCK];
+        return holds_target ? all - (double)((const V(real) *)plan->s)[target] : all;
+    }
+    return 0;
+}
+
+/* Sweeps classes [begin, end) of a row, at most a chunk. `frames` gets one entry per block. */
+LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, int64_t target,
+                                     V(real) * exps, ls_frame *frames, ls_smoothing smoothing, int keep) {
+    const int64_t guess = 64 < end - begin ? 64 : end - begin;
+    V(frame) frame = V(frame_at)(X(largest)(row.x + begin, guess, target - begin));
+    ls_row_sums total = {0, 0, 0, (double)frame.shift, (double)frame.exponent, (double)frame.ref};
+    for (int64_t c = begin; c < end; c += LS_BLOCK) {
+        const int64_t n = end - c < LS_BLOCK ? end - c : LS_BLOCK;
+        X(part) part = X(part_at)(row, c, smoothing);
+        V(real) *to = keep ? exps + c : NULL;
+        ls_row_sums block = {0};
+        V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
+        if (max > frame.ref + MARGIN) {
+            frame = V(frame_at)(max);
+            move_sums(&total, (double)frame.shift, (double)frame.exponent, (double)frame.ref);
+            X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
+        }
+        if (smoothing != LS_DENSE) block.s_sum = X(sum_of_s)(plan, c, c + n, target, smoothing);
+        total.sum += block.sum;
+        total.dot += block.dot;
+        total.s_sum += block.s_sum;
+        frames[(c - begin) / LS_BLOCK] = (ls_frame){total.shift, total.exponent};
+    }
+    return total;
+}
+
+/* Turns the stored exps of classes [begin, end) into the gradient, the target's entry left out. */
+LS_INLINE void X(scale_chunk)(X(part) row, int64_t begin, int64_t end, const V(real) * exps, S(elem) * grad,
+                              const ls_frame *frames, ls_frame final, double exp_scale, double beta, ls_smoothing smoothing) {
+    const V(vec) minus_beta = V(splat)((V(real)) - beta);
+    for (int64_t c = begin; c < end; c += LS_BLOCK) {
+        const int64_t n = end - c < LS_BLOCK ? end - c : LS_BLOCK;
+        const ls_frame frame = frames[(c - begin) / LS_BLOCK];
+        const double ratio = frame_ratio(frame.shift, frame.exponent, final.shift, final.exponent);
+        const V(vec) scale = V(splat)((V(real))(exp_scale * ratio));
+        const X(part) part = X(part_at)(row, c, smoothing);
+        for (int64_t i = 0; i < n; i += V(lanes)) {
+            const int64_t left = n - i;
+            const int whole = left >= V(lanes);
+            V(vec) e = whole ? V(load)(exps + c + i) : V(load_n)(exps + c + i, left);
+            V(vec) g;
+            if (smoothing == LS_PLAIN) {
+                g = V(mul)(e, scale);
+            } else if (smoothing == LS_UNIFORM) {
+                g = V(fma)(e, scale, minus_beta);
+            } else {
+                V(vec)
+                s = whole ? V(load)((smoothing == LS_VECTOR ? part.s : part.q_shift) + i)
+                          : V(load_n)((smoothing == LS_VECTOR ? part.s : part.q_shift) + i, left);
+                if (smoothing == LS_DENSE) {
+                    V(vec) q = whole ? S(load)(part.q + i) : S(load_n)(part.q + i, left);
+                    s = V(fma)(q, whole ? V(load)(part.q_scale + i) : V(load_n)(part.q_scale + i, left), s);
+                }
+                g = V(fma)(minus_beta, s, V(mul)(e, scale));
+            }
+            if (whole)
+                S(store)(grad + c + i, g);
+            else
+                S(store_n)(grad + c + i, g, left);
+        }
+    }
+}
+
+/* The sweep and the scaling with what a call's rows have in common made constant. */
+static LS_TARGET ls_row_sums X(sweep)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, int64_t target,
+                                      V(real) * exps, ls_frame *frames) {
+    switch (plan->smoothing) {
+    case LS_PLAIN:
+        return exps ? X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_PLAIN, 1)
+                    : X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_PLAIN, 0);
+    case LS_UNIFORM:
+        return exps ? X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_UNIFORM, 1)
+                    : X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_UNIFORM, 0);
+    case LS_VECTOR:
+        return exps ? X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_VECTOR, 1)
+                    : X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_VECTOR, 0);
+    default:
+        return exps ? X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_DENSE, 1)
+                    : X(sweep_chunk)(plan, row, begin, end, target, exps, frames, LS_DENSE, 0);
+    }
+}
+
+static LS_TARGET void X(scale_exps)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, const V(real) * exps,
+                                    S(elem) * grad, const ls_frame *frames, ls_frame final, double exp_scale, double beta) {
+    switch (plan->smoothing) {
+    case LS_PLAIN:
+        X(scale_chunk)(row, begin, end, exps, grad, frames, final, exp_scale, beta, LS_PLAIN);
+        break;
+    case LS_UNIFORM:
+        X(scale_chunk)(row, begin, end, exps, grad, frames, final, exp_scale, beta, LS_UNIFORM);
+        break;
+    case LS_VECTOR:
+        X(scale_chunk)(row, begin, end, exps, grad, frames, final, exp_scale, beta, LS_VECTOR);
+        break;
+    case LS_DENSE:
+        X(scale_chunk)(row, begin, end, exps, grad, frames, final, exp_scale, beta, LS_DENSE);
+        break;
+    }
+}

@@ -1,0 +1,358 @@
+/* Several rows side by side: lanes are positions, classes are strided. Serves planes ([N, C, H, W]) as they are, and short rows
+ * once they are packed that way (short_rows_template.h). Included after block_template.h and row_formula.h, with the same
+ * parameters.
+ *
+ * The same algorithm as in block_template.h, with a frame for every position: a tile of positions is swept class by class, in
+ * blocks of LS_PLANE_BLOCK classes whose sums stay in fp32; a block that holds a logit far above its position's reference is
+ * done again. Frames are kept in versions: a new one only where some position's frame moved.
+ */
+
+#define PLANE_GUESS 8    /* classes looked at for the first reference */
+#define DEAD_POSITION -2 /* in place of the target of a row that is ignored altogether */
+
+/* A tile's inputs and outputs. Strides are from class to class; positions are adjacent. */
+typedef struct {
+    int64_t first_row, positions;
+    const S(elem) * x;
+    const S(elem) * q; /* LS_DENSE */
+    V(real) * exps;    /* NULL: loss only */
+    S(elem) * grad;
+    int64_t x_stride, q_stride, exps_stride, grad_stride;
+} X(tile);
+
+/* A tile's working memory: one entry per position, padded to whole vectors. */
+typedef struct {
+    V(real) * ref, *max, *sum, *dot, *s_sum, *scale, *minus_beta;
+    V(index) * target;
+    double *sum_all, *dot_all, *s_all, *exp_scale, *grad_y;
+    V(real) * versions; /* shift and MAGIC - exponent of each version */
+    int32_t *version;   /* of each block */
+    int64_t padded;
+    int has_dead;
+} X(work);
+
+LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes) {
+    X(work) work = {0};
+    work.padded = ls_padded(positions);
+    char *at = (char *)scratch;
+    double **doubles[] = {&work.sum_all, &work.dot_all, &work.s_all, &work.exp_scale, &work.grad_y};
+    for (int i = 0; i < 5; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
+    V(real) * *reals[] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale, &work.minus_beta};
+    for (int i = 0; i < 7; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;
+    work.target = (V(index) *)(void *)at, at += work.padded * (int64_t)sizeof(V(index));
+    work.version = (int32_t *)(void *)at,
+    at += ((num_classes + LS_PLANE_BLOCK - 1) / LS_PLANE_BLOCK + 16) / 16 * 16 * (int64_t)sizeof(int32_t);
+    work.versions = (V(real) *)(void *)at;
+    return work;
+}
+
+LS_INLINE V(real) * X(shifts)(const X(work) * work, int32_t version) { return work->versions + 2 * version * work->padded; }
+LS_INLINE V(real) * X(magics)(const X(work) * work, int32_t version) { return X(shifts)(work, version) + work->padded; }
+
+LS_INLINE V(vec) X(load_some)(const S(elem) * p, int64_t n) { return n >= V(lanes) ? S(load)(p) : S(load_n)(p, n); }
+
+/* max over classes [c, c + count) by position, the target's class left out. */
+LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c, int64_t count, V(real) * max) {
+    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+        const int64_t left = tile->positions - i;
+        V(vec) m = V(splat)(V(LEAST));
+        for (int64_t k = 0; k < count; k++) {
+            V(vec) x = X(load_some)(tile->x + (c + k) * tile->x_stride + i, left);
+            m = V(max_keep)(V(pick)(V(is_index)(work->target + i, c + k), m, x), m);
+        }
+        V(store)(max + i, m);
+    }
+}
+
+/* `count` classes from c on for all positions, added to sum, dot and s_sum. */
+LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
+                                int count, ls_smoothing smoothing, int keep) {
+    const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
+    const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
+    V(vec) s_of[4], scale_of[4];
+    int absent[4];
+    for (int k = 0; k < count; k++) {
+        V(real) s = smoothing == LS_VECTOR ? ((const V(real) *)plan->s)[c + k] : 1;
+        absent[k] = s == 0 && !signbit(s);
+        s_of[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_shift)[c + k] : s);
+        scale_of[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_scale)[c + k] : 0);
+    }
+    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+        const int64_t left = tile->positions - i;
+        const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
+        /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
+        const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
+        V(vec) max = V(load)(work->max + i), e[4], term[4], s_sum[4];
+        for (int k = 0; k < count; k++) {
+            const int64_t at = (c + k) * tile->x_stride + i;
+            const V(mask) hit = V(is_index)(work->target + i, c + k);
+            V(vec) x = X(load_some)(tile->x + at, left);
+            if (left < V(lanes)) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
+            x = V(pick)(hit, minus_infinity, x);
+            max = V(max_keep)(x, max);
+            e[k] = V(exp)(V(sub)(x, shift), magic, low);
+            if (keep && left >= V(lanes)) V(store)(tile->exps + (c + k) * tile->exps_stride + i, e[k]);
+            if (keep && left < V(lanes)) V(store_n)(tile->exps + (c + k) * tile->exps_stride + i, e[k], left);
+            if (smoothing == LS_PLAIN) continue;
+            term[k] = V(sub)(x, ref);
+            V(vec) s = s_of[k];
+            if (smoothing == LS_DENSE) {
+                s = V(fma)(X(load_some)(tile->q + (c + k) * tile->q_stride + i, left), scale_of[k], s);
+                s_sum[k] = s;
+            }
+            if (smoothing != LS_UNIFORM) term[k] = V(mul)(s, term[k]);
+            term[k] = absent[k] ? V(splat)(0) : V(zero_if)(hit, term[k]);
+        }
+        for (int k = 1; k < count; k++) {
+            e[0] = V(add)(e[0], e[k]);
+            if (smoothing != LS_PLAIN) term[0] = V(add)(term[0], term[k]);
+            if (smoothing == LS_DENSE) s_sum[0] = V(add)(s_sum[0], s_sum[k]);
+        }
+        V(store)(work->max + i, max);
+        V(store)(work->sum + i, V(add)(V(load)(work->sum + i), e[0]));
+        if (smoothing != LS_PLAIN) V(store)(work->dot + i, V(add)(V(load)(work->dot + i), term[0]));
+        if (smoothing == LS_DENSE) V(store)(work->s_sum + i, V(add)(V(load)(work->s_sum + i), s_sum[0]));
+    }
+}
+
+/* One block of classes for all positions: sums since its start in work->sum, dot and s_sum. */
+LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version,
+                                    int64_t begin, int64_t end, ls_smoothing smoothing, int keep) {
+    const size_t bytes = (size_t)work->padded * sizeof(V(real));
+    memset(work->sum, 0, bytes);
+    memset(work->dot, 0, bytes);
+    memset(work->s_sum, 0, bytes);
+    for (int64_t i = 0; i < work->padded; i++) work->max[i] = V(LEAST);
+    int64_t c = begin;
+    for (; c + 4 <= end; c += 4) X(sweep_classes)(plan, tile, work, version, c, 4, smoothing, keep);
+    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep);
+}
+
+/* Sum of s over the classes below c, the target's left out. */
+LS_INLINE double X(s_below)(const ls_plan *plan, const X(work) * work, int64_t i, int64_t c, double s_before) {
+    if (plan->smoothing == LS_DENSE) return work->s_all[i];
+    const int64_t target = work->target[i];
+    if (target < 0 || target >= c) return s_before;
+    return s_before - (plan->smoothing == LS_VECTOR ? (double)((const V(real) *)plan->s)[target] : 1);
+}
+
+/* A new version of the frames, in which every position with a logit far above its reference moves to it. */
+static LS_TARGET void X(move_frames)(const ls_plan *plan, const X(tile) * tile, X(work) * work, int32_t from, int64_t c,
+                                     double s_before) {
+    const V(real) *old_shift = X(shifts)(work, from), *old_magic = X(magics)(work, from);
+    V(real) *shift = X(shifts)(work, from + 1), *magic = X(magics)(work, from + 1);
+    for (int64_t i = 0; i < work->padded; i++) {
+        shift[i] = old_shift[i];
+        magic[i] = old_magic[i];
+        if (i >= tile->positions || !(work->max[i] > work->ref[i] + MARGIN)) continue;
+        const V(frame) frame = V(frame_at)(work->max[i]);
+        ls_row_sums sums = {work->sum_all[i],
+                            work->dot_all[i],
+                            X(s_below)(plan, work, i, c, s_before),
+                            (double)shift[i],
+                            (double)(V(MAGIC) - magic[i]),
+                            (double)work->ref[i]};
+        move_sums(&sums, (double)frame.shift, (double)frame.exponent, (double)frame.ref);
+        work->sum_all[i] = sums.sum;
+        work->dot_all[i] = sums.dot;
+        work->ref[i] = frame.ref;
+        shift[i] = frame.shift;
+        magic[i] = V(MAGIC) - frame.exponent;
+    }
+}
+
+LS_INLINE int X(any_far_above)(const X(tile) * tile, const X(work) * work) {
+    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+        V(mask) far = V(less)(V(add)(V(load)(work->ref + i), V(splat)(MARGIN)), V(load)(work->max + i));
+        if (V(any)(V(both)(far, V(lanes_below)(tile->positions - i)))) return 1;
+    }
+    return 0;
+}
+
+/* All classes of a tile. Returns the version of the frames that the sums are relative to. */
+LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(work) * work, ls_smoothing smoothing,
+                                   int keep) {
+    const int64_t num_classes = plan->problem->num_classes;
+    X(tile_max)(tile, work, 0, num_classes < PLANE_GUESS ? num_classes : PLANE_GUESS, work->ref);
+    for (int64_t i = 0; i < work->padded; i++) {
+        const V(frame) frame = V(frame_at)(work->ref[i]);
+        X(shifts)(work, 0)[i] = frame.shift;
+        X(magics)(work, 0)[i] = V(MAGIC) - frame.exponent;
+    }
+    const size_t bytes = (size_t)work->padded * sizeof(double);
+    memset(work->sum_all, 0, bytes);
+    memset(work->dot_all, 0, bytes);
+    memset(work->s_all, 0, bytes);
+    int32_t version = 0;
+    double s_before = 0;
+    for (int64_t c = 0; c < num_classes; c += LS_PLANE_BLOCK) {
+        const int64_t end = c + LS_PLANE_BLOCK < num_classes ? c + LS_PLANE_BLOCK : num_classes;
+        X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
+        if (X(any_far_above)(tile, work)) {
+            X(move_frames)(plan, tile, work, version++, c, s_before);
+            X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
+        }
+        work->version[c / LS_PLANE_BLOCK] = version;
+        for (int64_t i = 0; i < work->padded; i += V(lanes)) {
+            V(accumulate)(work->sum_all + i, V(load)(work->sum + i));
+            if (smoothing != LS_PLAIN) V(accumulate)(work->dot_all + i, V(load)(work->dot + i));
+            if (smoothing == LS_DENSE) V(accumulate)(work->s_all + i, V(load)(work->s_sum + i));
+        }
+        if (smoothing == LS_UNIFORM) s_before += (double)(end - c);
+        for (int64_t k = c; smoothing == LS_VECTOR && k < end; k++) s_before += (double)((const V(real) *)plan->s)[k];
+    }
+    return version;
+}
+
+static LS_TARGET int32_t X(sweep_tile)(const ls_plan *plan, const X(tile) * tile, X(work) * work) {
+    switch (plan->smoothing) {
+    case LS_PLAIN:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_PLAIN, 1) : X(sweep_tile_as)(plan, tile, work, LS_PLAIN, 0);
+    case LS_UNIFORM:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_UNIFORM, 1)
+                          : X(sweep_tile_as)(plan, tile, work, LS_UNIFORM, 0);
+    case LS_VECTOR:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_VECTOR, 1) : X(sweep_tile_as)(plan, tile, work, LS_VECTOR, 0);
+    default:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_DENSE, 1) : X(sweep_tile_as)(plan, tile, work, LS_DENSE, 0);
+    }
+}
+
+LS_INLINE void X(set_targets)(const ls_plan *plan, const X(tile) * tile, X(work) * work) {
+    for (int64_t i = 0; i < work->padded; i++) {
+        int64_t target = plan->target && i < tile->positions ? plan->target[tile->first_row + i] : -1;
+        if (plan->target && target < 0 && plan->beta_ignored == 0) {
+            target = DEAD_POSITION;
+            work->has_dead |= i < tile->positions;
+        }
+        work->target[i] = (V(index))target;
+    }
+}
+
+/* Losses of a tile, and what its gradient needs. */
+LS_INLINE void X(finish_tile)(const ls_plan *plan, const X(tile) * tile, X(work) * work, int32_t version, ls_sum *sum) {
+    const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
+    const V(real) *weight = (const V(real) *)plan->class_weight, *s = (const V(real) *)plan->s;
+    for (int64_t first = 0; first < tile->positions; first += LS_SLOTS) {
+        row_lanes lanes = {0};
+        const int count = tile->positions - first < LS_SLOTS ? (int)(tile->positions - first) : LS_SLOTS;
+        for (int lane = 0; lane < count; lane++) {
+            const int64_t i = first + lane, target = work->target[i];
+            set_coefficients(plan, &lanes, lane, target, weight && target >= 0 ? (double)weight[target] : 1);
+            V(real) x_y = -(V(real))INFINITY;
+            lanes.sum[lane] = 1;
+            if (target >= 0) V(store_n)(&x_y, S(load_n)(tile->x + target * tile->x_stride + i, 1), 1);
+            lanes.x_y[lane] = (double)x_y;
+            if (target == DEAD_POSITION) continue;
+            lanes.s_y[lane] = target >= 0 && plan->smoothing == LS_VECTOR ? (double)s[target] : 1;
+            lanes.sum[lane] = work->sum_all[i];
+            lanes.dot[lane] = work->dot_all[i];
+            lanes.s_sum[lane] =
+                plan->smoothing == LS_DENSE ? work->s_all[i] : plan->s_sum - (target >= 0 ? lanes.s_y[lane] : 0);
+            lanes.shift[lane] = (double)shifts[i];
+            lanes.exponent[lane] = (double)(V(MAGIC) - magics[i]);
+            lanes.ref[lane] = (double)work->ref[i];
+        }
+        row_formula(&lanes, count, plan->smoothing != LS_PLAIN);
+        add_losses(sum, &lanes, count);
+        for (int lane = 0; lane < count; lane++) {
+            X(put_loss)(plan->problem, tile->first_row + first + lane, lanes.loss[lane]);
+            work->exp_scale[first + lane] = lanes.exp_scale[lane] * plan->grad_scale;
+            work->grad_y[first + lane] = lanes.grad_y[lane] * plan->grad_scale;
+            work->minus_beta[first + lane] = (V(real))(-lanes.beta[lane] * plan->grad_scale);
+        }
+    }
+}
+
+/* From exps to gradients, class by class. */
+LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t final,
+                                ls_smoothing smoothing) {
+    const int64_t num_classes = plan->problem->num_classes;
+    const V(real) *final_shift = X(shifts)(work, final), *final_magic = X(magics)(work, final);
+    int32_t version = -1;
+    for (int64_t c = 0; c < num_classes; c++) {
+        if (work->version[c / LS_PLANE_BLOCK] != version) {
+            version = work->version[c / LS_PLANE_BLOCK];
+            const V(real) *shift = X(shifts)(work, version), *magic = X(magics)(work, version);
+            for (int64_t i = 0; i < tile->positions; i++)
+                work->scale[i] = (V(real))(work->exp_scale[i] * frame_ratio((double)shift[i], (double)-magic[i],
+                                                                            (double)final_shift[i], (double)-final_magic[i]));
+        }
+        V(vec) s = V(splat)(1), q_scale = V(splat)(0);
+        if (smoothing == LS_VECTOR) s = V(splat)(((const V(real) *)plan->s)[c]);
+        if (smoothing == LS_DENSE) {
+            s = V(splat)(((const V(real) *)plan->q_shift)[c]);
+            q_scale = V(splat)(((const V(real) *)plan->q_scale)[c]);
+        }
+        for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+            const int64_t left = tile->positions - i;
+            const int whole = left >= V(lanes);
+            const V(real) *exps = tile->exps + c * tile->exps_stride + i;
+            V(vec) g = V(mul)(whole ? V(load)(exps) : V(load_n)(exps, left), V(load)(work->scale + i));
+            if (smoothing == LS_DENSE) {
+                V(vec) q = X(load_some)(tile->q + c * tile->q_stride + i, left);
+                g = V(fma)(V(load)(work->minus_beta + i), V(fma)(q, q_scale, s), g);
+            } else if (smoothing != LS_PLAIN) {
+                g = V(fma)(V(load)(work->minus_beta + i), s, g);
+            }
+            if (work->has_dead) g = V(zero_if)(V(is_index)(work->target + i, DEAD_POSITION), g);
+            S(elem) *grad = tile->grad + c * tile->grad_stride + i;
+            if (whole)
+                S(store)(grad, g);
+            else
+                S(store_n)(grad, g, left);
+        }
+    }
+    for (int64_t i = 0; i < tile->positions; i++) {
+        const int64_t target = work->target[i];
+        if (target >= 0) element_put(tile->grad + target * tile->grad_stride + i, S(dtype), 0, work->grad_y[i]);
+    }
+}
+
+static LS_TARGET void X(scale_tile)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version) {
+    switch (plan->smoothing) {
+    case LS_PLAIN:
+        X(scale_tile_as)(plan, tile, work, version, LS_PLAIN);
+        break;
+    case LS_UNIFORM:
+        X(scale_tile_as)(plan, tile, work, version, LS_UNIFORM);
+        break;
+    case LS_VECTOR:
+        X(scale_tile_as)(plan, tile, work, version, LS_VECTOR);
+        break;
+    case LS_DENSE:
+        X(scale_tile_as)(plan, tile, work, version, LS_DENSE);
+        break;
+    }
+}
+
+LS_INLINE void X(do_tile)(const ls_plan *plan, X(tile) * tile, void *scratch, ls_sum *sum) {
+    X(work) work = X(carve)(scratch, tile->positions, plan->problem->num_classes);
+    X(set_targets)(plan, tile, &work);
+    const int32_t version = X(sweep_tile)(plan, tile, &work);
+    X(finish_tile)(plan, tile, &work, version, sum);
+    if (tile->exps) X(scale_tile)(plan, tile, &work, version);
+}
+
+/* Rows [begin, end) of one plane. Scratch: that of ls_tile_bytes(), then exps where the gradient cannot hold them. */
+static LS_TARGET void X(planes)(const ls_plan *plan, int64_t begin, int64_t end, void *scratch, ls_sum *sum) {
+    const ls_problem *problem = plan->problem;
+    const int64_t outer = begin / problem->inner, position = begin % problem->inner;
+    X(tile) tile = {.first_row = begin, .positions = end - begin};
+    tile.x = (const S(elem) *)problem->logits + outer * problem->logits_stride[0] + position * problem->logits_stride[2];
+    tile.x_stride = problem->logits_stride[1];
+    if (plan->smoothing == LS_DENSE) {
+        tile.q = (const S(elem) *)problem->target + outer * problem->target_stride[0] + position * problem->target_stride[2];
+        tile.q_stride = problem->target_stride[1];
+    }
+    if (problem->grad_logits) {
+        tile.grad = (S(elem) *)problem->grad_logits + outer * problem->num_classes * problem->inner + position;
+        tile.grad_stride = problem->inner;
+        tile.exps =
+            sizeof(S(elem)) == sizeof(V(real))
+                ? (V(real) *)(void *)tile.grad
+                : (V(real) *)(void *)((char *)scratch + ls_tile_bytes(tile.positions, problem->num_classes, sizeof(V(real))));
+        tile.exps_stride = sizeof(S(elem)) == sizeof(V(real)) ? problem->inner : tile.positions;
+    }
+    X(do_tile)(plan, &tile, scratch, sum);
+}

@@ -1,0 +1,90 @@
+/* Rows of few classes: some are packed side by side, class by class, converted to the type of the arithmetic, handled as a tile
+ * of a plane and unpacked. Included after planes_template.h, with the same parameters.
+ */
+
+#define T(name) LS_JOIN(name, LS_JOIN(from, REAL))
+
+/* Class c of `count` rows to packed[c * LS_PACK + row]. */
+LS_INLINE void X(pack)(const S(elem) * x, int64_t row_stride, int64_t count, int64_t num_classes, V(real) * packed,
+                       V(real) * flat) {
+#ifdef PACK_CONVERTS
+    const V(real) *from = flat;
+    const int64_t stride = num_classes;
+    for (int64_t row = 0; row < count; row++)
+        for (int64_t c = 0; c < num_classes; c += V(lanes))
+            V(store_n)(flat + row * num_classes + c, X(load_some)(x + row * row_stride + c, num_classes - c), num_classes - c);
+#else
+    const V(real) *from = x;
+    const int64_t stride = row_stride;
+    (void)flat;
+#endif
+    int64_t row = 0;
+#ifdef PACK_TILES
+    for (; row + V(lanes) <= count; row += V(lanes)) {
+        for (int64_t c = 0; c < num_classes; c += V(tile)) {
+            V(vec) v[V(tile)];
+            V(load_tile)(from + row * stride + c, stride, num_classes - c, v);
+            for (int j = 0; j < V(tile) && c + j < num_classes; j++) V(store)(packed + (c + j) * LS_PACK + row, v[j]);
+        }
+    }
+#endif
+    for (; row < count; row++)
+        for (int64_t c = 0; c < num_classes; c++) packed[c * LS_PACK + row] = from[row * stride + c];
+}
+
+LS_INLINE void X(unpack)(S(elem) * x, int64_t count, int64_t num_classes, const V(real) * packed, V(real) * flat) {
+#ifdef PACK_CONVERTS
+    V(real) *to = flat;
+#else
+    V(real) *to = x;
+    (void)flat;
+#endif
+    int64_t row = 0;
+#ifdef PACK_TILES
+    for (; row + V(lanes) <= count; row += V(lanes)) {
+        for (int64_t c = 0; c < num_classes; c += V(tile)) {
+            V(vec) v[V(tile)];
+            for (int j = 0; j < V(tile); j++) v[j] = V(load)(packed + (c + j < num_classes ? c + j : c) * LS_PACK + row);
+            V(store_tile)(to + row * num_classes + c, num_classes, num_classes - c, v);
+        }
+    }
+#endif
+    for (; row < count; row++)
+        for (int64_t c = 0; c < num_classes; c++) to[row * num_classes + c] = packed[c * LS_PACK + row];
+#ifdef PACK_CONVERTS
+    for (int64_t i = 0; i < count * num_classes; i += V(lanes)) {
+        const int64_t left = count * num_classes - i;
+        S(store_n)(x + i, V(load_n)(flat + i, left), left);
+    }
+#endif
+}
+
+/* Scratch: that of ls_tile_bytes(LS_PACK, ...), then packed logits, probabilities and exps, then rows of the
+ * arithmetic's type. */
+static LS_TARGET void X(short_rows)(const ls_plan *plan, int64_t begin, int64_t end, void *scratch, ls_sum *sum) {
+    const ls_problem *problem = plan->problem;
+    const int64_t num_classes = problem->num_classes, size = num_classes * LS_PACK;
+    V(real) *packed = (V(real) *)(void *)((char *)scratch + ls_tile_bytes(LS_PACK, num_classes, sizeof(V(real))));
+    V(real) *packed_q = packed + size, *packed_exps = packed_q + size, *flat = packed_exps + size;
+    for (int64_t row = begin; row < end; row += LS_PACK) {
+        const int64_t count = end - row < LS_PACK ? end - row : LS_PACK;
+        T(tile) tile = {.first_row = row, .positions = count, .x = packed, .x_stride = LS_PACK};
+        X(pack)((const S(elem) *)problem->logits + row * problem->logits_stride[0], problem->logits_stride[0], count,
+                num_classes, packed, flat);
+        if (plan->smoothing == LS_DENSE) {
+            X(pack)((const S(elem) *)problem->target + row * problem->target_stride[0], problem->target_stride[0], count,
+                    num_classes, packed_q, flat);
+            tile.q = packed_q;
+            tile.q_stride = LS_PACK;
+        }
+        if (problem->grad_logits) {
+            tile.exps = tile.grad = packed_exps;
+            tile.exps_stride = tile.grad_stride = LS_PACK;
+        }
+        T(do_tile)(plan, &tile, scratch, sum);
+        if (problem->grad_logits)
+            X(unpack)((S(elem) *)problem->grad_logits + row * num_classes, count, num_classes, packed_exps, flat);
+    }
+}
+
+#undef T

@@ -1,0 +1,308 @@
+/* The pass over the targets: validates them, copies them, counts rows, sums weights, and makes of a convention the numbers in
+ * ls_plan. The only place that knows conventions, weights, priors and ignore_index.
+ *
+ * The copy is what later serves as an address: a target that changes under a running call can then do no harm.
+ */
+#include "targets.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "elements.h"
+#include "parallel.h"
+
+/* Rows to a piece of the pass. Sums of weights are taken piece by piece, in order, whatever the number of threads. */
+enum { PIECE = 8192 };
+
+typedef struct {
+    int64_t first_bad, bad_target; /* first_bad is -1 if there is none */
+    int64_t counted;
+    double weight_sum;
+} piece_result;
+
+typedef struct {
+    const ls_problem *problem;
+    const double *weight; /* or NULL */
+    int64_t *copy;
+    piece_result *results;
+} pass_context;
+
+static int64_t rows_of(const ls_problem *problem) { return problem->outer * problem->inner; }
+static int64_t pieces_of(const ls_problem *problem) { return (rows_of(problem) + PIECE - 1) / PIECE; }
+static int has_index_targets(const ls_problem *problem) { return problem->target_kind != LS_PROBABILITIES; }
+static size_t real_bytes(const ls_problem *problem) { return problem->dtype == LS_F64 ? 8 : 4; }
+
+static int64_t read_index(const void *target, ls_target_kind kind, int64_t i) {
+    switch (kind) {
+    case LS_INT8:
+        return ((const int8_t *)target)[i];
+    case LS_INT16:
+        return ((const int16_t *)target)[i];
+    case LS_INT32:
+        return ((const int32_t *)target)[i];
+    case LS_INT64:
+        return ((const int64_t *)target)[i];
+    case LS_UINT8:
+        return ((const uint8_t *)target)[i];
+    case LS_UINT16:
+        return ((const uint16_t *)target)[i];
+    case LS_UINT32:
+        return ((const uint32_t *)target)[i];
+    case LS_UINT64:
+        return (int64_t)((const uint64_t *)target)[i]; /* from 2^63 on: negative, so out of range */
+    case LS_PROBABILITIES:
+        break;
+    }
+    return -1;
+}
+
+static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    const pass_context *pass = (const pass_context *)context;
+    const ls_problem *problem = pass->problem;
+    const int64_t rows = rows_of(problem), num_classes = problem->num_classes, inner = problem->inner;
+    const int64_t step = inner == 1 ? problem->target_stride[0] : problem->target_stride[2];
+    for (int64_t piece = begin; piece < end; piece++) {
+        const int64_t first = piece * PIECE, last = first + PIECE < rows ? first + PIECE : rows;
+        piece_result result = {-1, 0, 0, 0};
+        int64_t outer = inner == 1 ? 0 : first / inner, position = inner == 1 ? first : first % inner;
+        for (int64_t row = first; row < last; row++) {
+            const int64_t target = read_index(problem->target, problem->target_kind,
+                                              outer * problem->target_stride[0] * (inner != 1) + position * step);
+            if (++position == inner && inner != 1) position = 0, outer++;
+            if (target == problem->ignore_index) {
+                pass->copy[row] = -1;
+                continue;
+            }
+            if (target < 0 || target >= num_classes) {
+                result.first_bad = row;
+                result.bad_target = target;
+                break;
+            }
+            pass->copy[row] = target;
+            result.counted++;
+            if (pass->weight) result.weight_sum += pass->weight[target];
+        }
+        pass->results[piece] = result;
+    }
+}
+
+static void to_double(double *to, const void *from, ls_dtype dtype, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] = element_get(from, dtype, i);
+}
+
+static void to_real(void *to, const ls_problem *problem, const double *from, int64_t n) {
+    for (int64_t i = 0; i < n; i++) element_put(to, problem->dtype == LS_F64 ? LS_F64 : LS_F32, i, from[i]);
+}
+
+static ls_status check_prior(const double *prior, int64_t num_classes, ls_error *error) {
+    double sum = 0;
+    for (int64_t c = 0; c < num_classes; c++) {
+        if (!(prior[c] >= 0 && prior[c] <= DBL_MAX)) {
+            *error = (ls_error){.position = c, .value = prior[c]};
+            return LS_PRIOR_ENTRY;
+        }
+        sum += prior[c];
+    }
+    if (!(fabs(sum - 1) <= 1e-2)) {
+        *error = (ls_error){.value = sum};
+        return LS_PRIOR_SUM;
+    }
+    return LS_OK;
+}
+
+/* s over the classes before each block, and over all. */
+static void sum_blocks(double *before, const void *s, ls_dtype real, int64_t num_classes) {
+    double sum = 0;
+    for (int64_t c = 0; c < num_classes; c++) {
+        if (c % LS_BLOCK == 0) before[c / LS_BLOCK] = sum;
+        sum += element_get(s, real, c);
+    }
+    before[ls_blocks(num_classes)] = sum;
+}
+
+/* What is carved from the scratch memory of a plan. */
+typedef struct {
+    int64_t *copy;
+    piece_result *results;
+    double *weight, *prior, *s_before;
+    void *class_weight, *s, *q_scale, *q_shift;
+} plan_memory;
+
+static size_t lay_out(const ls_problem *problem, char *base, plan_memory *memory) {
+    const size_t classes = (size_t)problem->num_classes, rows = (size_t)rows_of(problem);
+    const int vectors = problem->weight || problem->prior || !has_index_targets(problem);
+    size_t used = 0;
+#define CARVE(member, bytes) memory->member = (void *)(base + used), used += ((bytes) + 63) / 64 * 64
+    CARVE(copy, has_index_targets(problem) ? rows * sizeof(int64_t) : 0);
+    CARVE(results, (size_t)pieces_of(problem) * sizeof(piece_result));
+    CARVE(weight, problem->weight ? classes * sizeof(double) : 0);
+    CARVE(prior, problem->prior ? classes * sizeof(double) : 0);
+    CARVE(class_weight, problem->weight ? classes * real_bytes(problem) : 0);
+    CARVE(s, vectors ? classes * real_bytes(problem) : 0);
+    CARVE(s_before, vectors ? ((size_t)ls_blocks(problem->num_classes) + 1) * sizeof(double) : 0);
+    CARVE(q_scale, has_index_targets(problem) ? 0 : classes * real_bytes(problem));
+    CARVE(q_shift, has_index_targets(problem) ? 0 : classes * real_bytes(problem));
+#undef CARVE
+    return used;
+}
+
+size_t ls_plan_scratch_bytes(const ls_problem *problem) {
+    plan_memory memory;
+    char origin;
+    return lay_out(problem, &origin, &memory);
+}
+
+/* s = w, u or w u by class; +0 where u is 0: that class has no term. */
+static void make_s(ls_plan *plan, plan_memory *memory, const double *weight, const double *prior) {
+    const ls_problem *problem = plan->problem;
+    const ls_dtype real = problem->dtype == LS_F64 ? LS_F64 : LS_F32;
+    double sum = 0;
+    for (int64_t c = 0; c < problem->num_classes; c++) {
+        double s = (weight ? weight[c] : 1) * (prior ? prior[c] : 1);
+        if (prior && prior[c] == 0)
+            element_put(memory->s, real, c, 0.0);
+        else
+            element_put(memory->s, real, c, s == 0 ? -0.0 : s);
+        if (element_get(memory->s, real, c) == 0 && !(prior && prior[c] == 0)) element_put(memory->s, real, c, -0.0);
+        sum += element_get(memory->s, real, c);
+    }
+    sum_blocks(memory->s_before, memory->s, real, problem->num_classes);
+    plan->smoothing = LS_VECTOR;
+    plan->s = memory->s;
+    plan->s_before = memory->s_before;
+    plan->s_sum = sum;
+}
+
+/* The power of two that brings gradients of at most `bound` close below 2^15, the largest that fp16 holds being 65504. */
+static double half_scale(double bound) {
+    if (!(bound > 0 && bound <= DBL_MAX)) return 1;
+    double exponent = 15 - ceil(log2(bound));
+    return exp2(exponent > 120 ? 120 : exponent < -120 ? -120 : exponent);
+}
+
+static double largest(const void *values, ls_dtype real, int64_t n) {
+    double max = 0;
+    for (int64_t i = 0; i < n; i++) max = fmax(max, fabs(element_get(values, real, i)));
+    return max;
+}
+
+static void plan_index_targets(const ls_problem *problem, plan_memory *memory, const double *weight, const double *prior,
+                               ls_plan *plan, int *mean_is_nan) {
+    const double e = problem->label_smoothing, rows = (double)rows_of(problem);
+    int64_t counted = 0;
+    double weight_sum = 0;
+    for (int64_t piece = 0; piece < pieces_of(problem); piece++) {
+        counted += memory->results[piece].counted;
+        weight_sum += memory->results[piece].weight_sum;
+    }
+    if (!weight) weight_sum = (double)counted;
+    const int mean = problem->reduction == LS_MEAN, torch = problem->convention == LS_TORCH;
+    *mean_is_nan = mean && counted == 0;
+
+    plan->target = memory->copy;
+    if (weight) plan->class_weight = memory->class_weight;
+    plan->alpha = counted == 0 ? 0 : (1 - e) / (mean ? weight_sum : 1);
+    plan->beta = (prior ? e : e / (double)problem->num_classes) / (!mean ? 1 : torch ? weight_sum : rows);
+    plan->beta_ignored = torch ? 0 : plan->beta;
+    plan->smoothing = LS_UNIFORM;
+    plan->s_sum = (double)problem->num_classes;
+    if (e == 0) {
+        plan->smoothing = LS_PLAIN;
+        plan->beta = plan->beta_ignored = 0;
+    } else if (prior || (weight && torch)) {
+        make_s(plan, memory, torch ? weight : NULL, prior);
+    }
+    if (problem->dtype == LS_F16) {
+        double s_max = plan->smoothing == LS_VECTOR ? largest(plan->s, LS_F32, problem->num_classes) : 1;
+        double alpha = fabs(plan->alpha) * (weight ? largest(memory->class_weight, LS_F32, problem->num_classes) : 1);
+        plan->grad_scale = half_scale(alpha + fabs(plan->beta) * (fabs(plan->s_sum) + s_max));
+    }
+}
+
+/* Gradients of probabilities that sum to more than 1 may be larger than the bound of those that do not; 2^6 are left for them.
+ */
+static void plan_probabilities(const ls_problem *problem, plan_memory *memory, const double *weight, const double *prior,
+                               ls_plan *plan, int *mean_is_nan) {
+    const double e = problem->label_smoothing, rows = (double)rows_of(problem);
+    const ls_dtype real = problem->dtype == LS_F64 ? LS_F64 : LS_F32;
+    *mean_is_nan = problem->reduction == LS_MEAN && rows == 0;
+    for (int64_t c = 0; c < problem->num_classes; c++) {
+        double w = weight ? weight[c] : 1;
+        element_put(memory->q_scale, real, c, w * (1 - e));
+        element_put(memory->q_shift, real, c, w * (prior ? e * prior[c] : e / (double)problem->num_classes));
+    }
+    plan->smoothing = LS_DENSE;
+    plan->q_scale = memory->q_scale;
+    plan->q_shift = memory->q_shift;
+    plan->beta = problem->reduction == LS_MEAN ? 1 / rows : 1;
+    if (problem->dtype == LS_F16) {
+        double s_max =
+            largest(memory->q_scale, real, problem->num_classes) + largest(memory->q_shift, real, problem->num_classes);
+        plan->grad_scale = half_scale(64 * plan->beta * s_max);
+    }
+}
+
+ls_status ls_make_plan(const ls_problem *problem, void *scratch, ls_plan *plan, int *mean_is_nan, ls_error *error) {
+    plan_memory memory;
+    lay_out(problem, (char *)scratch, &memory);
+    *plan = (ls_plan){.problem = problem, .grad_scale = 1};
+    const double *weight = problem->weight ? memory.weight : NULL, *prior = problem->prior ? memory.prior : NULL;
+    if (weight) {
+        to_double(memory.weight, problem->weight, problem->weight_dtype, problem->num_classes);
+        to_real(memory.class_weight, problem, memory.weight, problem->num_classes);
+    }
+    if (prior) {
+        to_double(memory.prior, problem->prior, problem->prior_dtype, problem->num_classes);
+        ls_status status = check_prior(prior, problem->num_classes, error);
+        if (status != LS_OK) return status;
+    }
+    if (!has_index_targets(problem)) {
+        plan_probabilities(problem, &memory, weight, prior, plan, mean_is_nan);
+        return LS_OK;
+    }
+    pass_context pass = {problem, weight, memory.copy, memory.results};
+    const int64_t pieces = pieces_of(problem);
+    ls_share(ls_workers(problem->threads, pieces, rows_of(problem)), pieces, pass_pieces, &pass);
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        if (memory.results[piece].first_bad >= 0) {
+            *error = (ls_error){.position = memory.results[piece].first_bad, .target = memory.results[piece].bad_target};
+            return LS_TARGET_OUT_OF_RANGE;
+        }
+    }
+    plan_index_targets(problem, &memory, weight, prior, plan, mean_is_nan);
+    return LS_OK;
+}
+
+ls_status ls_smooth_labels(const void *target, ls_target_kind target_kind, int64_t rows, int64_t num_classes, double epsilon,
+                           const void *prior, ls_dtype prior_dtype, void *distribution, ls_dtype dtype, ls_error *error) {
+    double sum = 0;
+    for (int64_t c = 0; prior && c < num_classes; c++) {
+        double u = element_get(prior, prior_dtype, c);
+        sum += u;
+        if (!(u >= 0 && u <= DBL_MAX)) {
+            *error = (ls_error){.position = c, .value = u};
+            return LS_PRIOR_ENTRY;
+        }
+    }
+    if (prior && !(fabs(sum - 1) <= 1e-2)) {
+        *error = (ls_error){.value = sum};
+        return LS_PRIOR_SUM;
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t y = read_index(target, target_kind, row);
+        if (y < 0 || y >= num_classes) {
+            *error = (ls_error){.position = row, .target = y};
+            return LS_TARGET_OUT_OF_RANGE;
+        }
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t y = read_index(target, target_kind, row);
+        for (int64_t c = 0; c < num_classes; c++) {
+            double u = prior ? element_get(prior, prior_dtype, c) : 1 / (double)num_classes;
+            element_put(distribution, dtype, row * num_classes + c, (c == y ? 1 - epsilon : 0) + epsilon * u);
+        }
+    }
+    return LS_OK;
+}
