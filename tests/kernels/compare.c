@@ -1,0 +1,138 @@
+/* Loss, gradient and errors of a call against the reference; see compare.h. */
+#include "compare.h"
+
+#include <math.h>
+
+#include "report.h"
+
+/* Limits in units of reference.h, before the last rounding, which adds half an ULP of what is stored: 4 ULP in all for a loss
+ * without smoothing, 1.5 with, 8 units for a gradient. */
+static const real hard_limit = 3.5L, smooth_limit = 1, smooth_limit_f64 = 3.5L, probabilities_limit = 4, gradient_limit = 7;
+static const real row_sum_limit = 4;
+
+/* Where long double is no wider than double, the reference itself is off by as much. */
+static real widened(ls_dtype dtype, real limit) { return dtype == LS_F64 && !long_double_is_wide() ? limit + 8 : limit; }
+
+int is_close(ls_dtype dtype, real got, real value, real slack) {
+    if (isnan(value)) return isnan(got);
+    if (isinf(value)) return got == value;
+    if (fabsl(got - value) <= slack) return 1;
+    return got >= round_to(dtype, value - slack) && got <= round_to(dtype, value + slack);
+}
+
+static int is_16_bit(ls_dtype dtype) { return dtype == LS_BF16 || dtype == LS_F16; }
+
+static int is_smooth(const sample *asked) { return asked->options.label_smoothing != 0; }
+
+static figure loss_figure(const sample *asked) {
+    const test_case *o = &asked->options;
+    if (o->loss_dtype == LS_BF16) return FIGURE_LOSS_BF16;
+    if (o->loss_dtype == LS_F16) return FIGURE_LOSS_F16;
+    int is_f64 = o->dtype == LS_F64;
+    return (figure)((asked->probabilities ? FIGURE_PROBABILITIES_F32
+                     : is_smooth(asked)   ? FIGURE_SMOOTH_F32
+                                          : FIGURE_LOSS_F32) +
+                    is_f64);
+}
+
+static real loss_limit(const sample *asked) {
+    real limit = hard_limit;
+    if (is_smooth(asked)) limit = asked->options.dtype == LS_F64 ? smooth_limit_f64 : smooth_limit;
+    if (asked->probabilities) limit = probabilities_limit;
+    return widened(asked->options.dtype, limit);
+}
+
+void compare_loss(const sample *asked, const answers *expected, const void *loss, const char *text) {
+    ls_dtype dtype = asked->options.loss_dtype;
+    real limit = loss_limit(asked);
+    for (int64_t i = 0; i < expected->losses; i++) {
+        answer wanted = expected->loss[i];
+        real got = load(dtype, loss, i), error = fabsl(got - wanted.value);
+        if (!is_close(dtype, got, wanted.value, limit * wanted.unit)) {
+            fail("loss[%lld] %.9Lg, expected %.21Lg, error %.3Lg units (limit %.3Lg): %s", (long long)i, got, wanted.value,
+                 error / wanted.unit, limit, text);
+            return;
+        }
+        if (!isfinite(wanted.value) || wanted.value == 0 || !isfinite(got)) continue;
+        record(loss_figure(asked), error / (is_16_bit(dtype) ? ulp_at(dtype, wanted.value) : wanted.unit), text);
+    }
+}
+
+/* A power of two; 1 except for LS_F16, where it must bring the largest gradients into the upper part of the range and none
+ * beyond its end. */
+static void compare_factor(const sample *asked, const answers *expected, float factor, const char *text) {
+    int exponent;
+    real largest = 0;
+    for (int64_t row = 0; row < rows_of(&asked->options); row++) largest = fmaxl(largest, expected->row_scale[row]);
+    if (!(factor > 0) || !isfinite(factor) || frexpf(factor, &exponent) != 0.5f) {
+        fail("factor %g is no power of two: %s", (double)factor, text);
+    } else if (asked->options.dtype != LS_F16 && factor != 1) {
+        fail("factor %g, expected 1: %s", (double)factor, text);
+    } else if (asked->options.dtype == LS_F16 && largest > 0 && isfinite(largest)) {
+        if (largest / factor > 65504 || largest / factor < 0.25L) {
+            fail("factor %g for gradients up to %.3Lg: %s", (double)factor, largest, text);
+        }
+    }
+}
+
+static void compare_row_sum(const sample *asked, const answers *expected, const void *gradient, int64_t row, const char *text) {
+    const test_case *o = &asked->options;
+    real sum = 0, magnitude = 0, underflow = 0;
+    for (int64_t k = 0; k < o->classes; k++) {
+        answer wanted = expected->gradient[element_index(o, row, k)];
+        sum += load(o->dtype, gradient, element_index(o, row, k));
+        magnitude += fabsl(wanted.value);
+        underflow += ulp_at(o->dtype, 0);
+    }
+    if (isnan(sum) || magnitude == 0) return;
+    real unit = roundoff(o->dtype) * fmaxl(expected->row_scale[row], magnitude / 2) + underflow;
+    if (fabsl(sum) > widened(o->dtype, row_sum_limit) * unit) {
+        fail("gradient of row %lld sums to %.3Lg, %.3Lg units: %s", (long long)row, sum, fabsl(sum) / unit, text);
+    }
+    record(o->dtype == LS_F64 ? FIGURE_ROW_SUM_F64 : FIGURE_ROW_SUM_F32, fabsl(sum) / unit, text);
+}
+
+static int compare_element(const sample *asked, answer wanted, real got, const char *text) {
+    static const figure figures[] = {FIGURE_GRADIENT_F32, FIGURE_GRADIENT_F64, FIGURE_GRADIENT_BF16, FIGURE_GRADIENT_F16};
+    ls_dtype dtype = asked->options.dtype;
+    if (!is_close(dtype, got, wanted.value, widened(dtype, gradient_limit) * wanted.unit)) return 0;
+    if (!isfinite(wanted.value)) return 1;
+    real unit = wanted.unit;
+    if (is_16_bit(dtype)) {
+        unit = fmaxl(unit, ulp_at(dtype, wanted.value));
+        record_rounding(dtype, got == round_to(dtype, wanted.value));
+    }
+    if (unit > 0) record(figures[dtype], fabsl(got - wanted.value) / unit, text);
+    return 1;
+}
+
+void compare_gradient(const sample *asked, const answers *expected, const void *gradient, float factor, const char *text) {
+    const test_case *o = &asked->options;
+    compare_factor(asked, expected, factor, text);
+    for (int64_t i = 0; i < elements_of(o); i++) {
+        answer wanted = {expected->gradient[i].value / factor, expected->gradient[i].unit / factor};
+        real got = load(o->dtype, gradient, i);
+        if (!compare_element(asked, wanted, got, text)) {
+            fail("gradient[%lld] (outer %lld, class %lld, inner %lld; target %lld) %.9Lg, expected %.21Lg, error %.4Lg units "
+                 "(limit %.3Lg): %s",
+                 (long long)i, (long long)(i / (o->classes * o->inner)), (long long)(i / o->inner % o->classes),
+                 (long long)(i % o->inner), (long long)asked->target[i / (o->classes * o->inner) * o->inner + i % o->inner],
+                 got, wanted.value, fabsl(got - wanted.value) / wanted.unit, gradient_limit, text);
+            return;
+        }
+    }
+    if (is_16_bit(o->dtype)) return;
+    for (int64_t row = 0; row < rows_of(o); row++) compare_row_sum(asked, expected, gradient, row, text);
+}
+
+void compare_error(ls_status status, const ls_error *got, const ls_error *expected, const char *text) {
+    if (status != LS_PRIOR_SUM && got->position != expected->position) {
+        fail("error at %lld, expected %lld: %s", (long long)got->position, (long long)expected->position, text);
+    }
+    if (status == LS_TARGET_OUT_OF_RANGE && got->target != expected->target) {
+        fail("error names target %lld, expected %lld: %s", (long long)got->target, (long long)expected->target, text);
+    }
+    int same = isnan(expected->value) ? isnan(got->value)
+                                      : is_close(LS_F64, got->value, expected->value, 1e-6L * fabsl((real)expected->value));
+    if (status != LS_TARGET_OUT_OF_RANGE && !same) fail("error names %g, expected %g: %s", got->value, expected->value, text);
+}

@@ -1,0 +1,246 @@
+/* ls_scale and ls_smooth_labels against the same in long double, between guard pages.
+ *
+ * Knows the public header. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compare.h"
+#include "guard.h"
+#include "report.h"
+#include "tests.h"
+
+enum { POISON = 0x6B, NAN_BYTE = 0xFF };
+
+static const ls_dtype dtypes[] = {LS_F32, LS_F64, LS_BF16, LS_F16};
+static guarded gradient, upstream;
+
+static void create_buffers(void) {
+    if (gradient.begin) return;
+    gradient = guarded_create(16 << 20);
+    upstream = guarded_create(16 << 20);
+}
+
+typedef enum { UPSTREAM_ONES, UPSTREAM_FACTOR, UPSTREAM_RANDOM, UPSTREAM_SPECIAL } upstream_kind;
+
+static double upstream_value(upstream_kind kind, float factor, random_source *source) {
+    static const double specials[] = {0, -1, 1, (double)NAN, (double)INFINITY, 1e-30, 1e30};
+    if (kind == UPSTREAM_ONES) return 1;
+    if (kind == UPSTREAM_FACTOR) return 1 / (double)factor;
+    return kind == UPSTREAM_RANDOM ? 3 * random_normal(source) : specials[random_below(source, 7)];
+}
+
+typedef struct {
+    int64_t outer, classes, inner;
+    ls_dtype dtype, upstream_dtype;
+    int64_t stride[2];
+    upstream_kind kind;
+    float factor;
+    placement where;
+    int threads;
+    uint64_t seed;
+} scale_case;
+
+static real single(ls_dtype dtype, real value) { return round_to(dtype == LS_F64 ? LS_F64 : LS_F32, value); }
+
+/* grad_output comes in its own dtype, the product is formed in fp32 or fp64 and rounded once more when stored. */
+static void compare_scaled(const scale_case *c, const void *before, const char *text) {
+    for (int64_t i = 0; i < c->outer * c->classes * c->inner; i++) {
+        int64_t place = i / (c->classes * c->inner) * c->stride[0] + i % c->inner * c->stride[1];
+        real scale = single(c->dtype, single(c->dtype, load(c->upstream_dtype, upstream.data, place)) * c->factor);
+        real value = load(c->dtype, before, i) * scale, got = load(c->dtype, gradient.data, i);
+        real slack = (c->dtype == LS_F64 ? 0x1p-62L : 0x1p-24L) * fabsl(value);
+        if (fabsl(value) < 0x1p-125L) slack += 0x1p-149L;
+        if (c->dtype == LS_F32) slack = 0;
+        if (!is_close(c->dtype, got, value, slack)) {
+            fail("scale [%lld] gives %.9Lg, expected %.9Lg: %s", (long long)i, got, value, text);
+            return;
+        }
+        if (isfinite(value) && isfinite(got)) record(FIGURE_SCALE, fabsl(got - value) / ulp_at(c->dtype, value), text);
+    }
+}
+
+static int every_product_is_one(const scale_case *c) {
+    for (int64_t row = 0; row < c->outer * c->inner; row++) {
+        int64_t place = row / c->inner * c->stride[0] + row % c->inner * c->stride[1];
+        if (load(c->upstream_dtype, upstream.data, place) * c->factor != 1) return 0;
+    }
+    return 1;
+}
+
+static void check_scale(const scale_case *c) {
+    random_source source = {c->seed};
+    int64_t elements = c->outer * c->classes * c->inner, upstreams = 0;
+    if (elements) upstreams = 1 + (c->outer - 1) * c->stride[0] + (c->inner - 1) * c->stride[1];
+    size_t item = dtype_size(c->dtype), up_item = dtype_size(c->upstream_dtype);
+    char text[200];
+    snprintf(text, sizeof text,
+             "%s [%lld, %lld, %lld], grad_output %s strides %lld %lld kind %d, factor %g, threads %d, seed %llu",
+             dtype_name(c->dtype), (long long)c->outer, (long long)c->classes, (long long)c->inner,
+             dtype_name(c->upstream_dtype), (long long)c->stride[0], (long long)c->stride[1], (int)c->kind, (double)c->factor,
+             c->threads, (unsigned long long)c->seed);
+    create_buffers();
+    guarded_place(&gradient, (size_t)elements * item, item, c->where, 0, POISON);
+    guarded_place(&upstream, (size_t)upstreams * up_item, up_item, c->where, 0, NAN_BYTE);
+    memset(upstream.data, NAN_BYTE, upstream.bytes);
+    for (int64_t o = 0; o < c->outer; o++) {
+        for (int64_t i = 0; i < c->inner; i++) {
+            store(c->upstream_dtype, upstream.data, o * c->stride[0] + i * c->stride[1],
+                  upstream_value(c->kind, c->factor, &source));
+        }
+    }
+    for (int64_t i = 0; i < elements; i++) store(c->dtype, gradient.data, i, random_normal(&source));
+    unsigned char *before = malloc(gradient.bytes + 1), *upstream_before = malloc(upstream.bytes + 1);
+    if (!before || !upstream_before) exit(2);
+    memcpy(before, gradient.data, gradient.bytes);
+    memcpy(upstream_before, upstream.data, upstream.bytes);
+    ls_scaling scaling = {.outer = c->outer,
+                          .num_classes = c->classes,
+                          .inner = c->inner,
+                          .dtype = c->dtype,
+                          .grad = gradient.data,
+                          .grad_output_dtype = c->upstream_dtype,
+                          .grad_output = upstream.data,
+                          .grad_output_stride = {c->stride[0], c->stride[1]},
+                          .factor = c->factor,
+                          .threads = c->threads};
+    /* Where every product is 1, the gradient may not even be read: it lies in the guard page. */
+    if (every_product_is_one(c)) scaling.grad = gradient.end;
+    ls_scale(&scaling);
+    record_call();
+    compare_scaled(c, before, text);
+    if (!guarded_intact(&gradient)) fail("bytes around the scaled gradient changed: %s", text);
+    if (memcmp(upstream.data, upstream_before, upstream.bytes) != 0) fail("grad_output changed: %s", text);
+    free(before);
+    free(upstream_before);
+}
+
+static void draw_scale(int64_t outer, int64_t classes, int64_t inner, random_source *source) {
+    static const float factors[] = {1, 0x1p-10f, 0x1p-16f, 8};
+    int64_t strides[][2] = {{inner, 1}, {0, 0}, {1, outer > 0 ? outer : 1}, {2 * inner, 2}, {0, 1}, {1, 0}};
+    const int64_t *stride = strides[random_below(source, 6)];
+    scale_case c = {outer,
+                    classes,
+                    inner,
+                    dtypes[random_below(source, 4)],
+                    dtypes[random_below(source, 4)],
+                    {stride[0], stride[1]},
+                    (upstream_kind)random_below(source, 4),
+                    1,
+                    one_in(source, 2) ? AT_END : AT_START,
+                    1 + (int)random_below(source, 5),
+                    random_bits(source)};
+    if (c.dtype == LS_F16) c.factor = factors[random_below(source, 4)];
+    check_scale(&c);
+}
+
+void test_scale(void) {
+    static const int64_t big[][3] = {{5000, 10, 1}, {70, 1000, 1}, {2, 40000, 1}, {1, 100003, 1}, {3, 50, 400}, {1, 9, 5000}};
+    random_source source = {11};
+    for (int isa = 0; ls_isa_name(isa); isa++) {
+        if (!ls_isa_available(ls_isa_name(isa))) continue;
+        set_isa(isa);
+        for (int64_t classes = 1; classes <= 130; classes += test_thinning) {
+            for (int draw = 0; draw < 24; draw++) draw_scale(random_below(&source, 6), classes, 1, &source);
+            for (int draw = 0; draw < 12; draw++)
+                draw_scale(1 + random_below(&source, 3), 1 + random_below(&source, 5), classes, &source);
+        }
+        for (int draw = 0; draw < 60 / test_thinning; draw++) {
+            const int64_t *shape = big[draw % 6];
+            draw_scale(shape[0], shape[1], shape[2], &source);
+        }
+    }
+}
+
+typedef struct {
+    int64_t rows, classes;
+    ls_target_kind kind;
+    double epsilon;
+    int with_prior;
+    ls_dtype prior_dtype, dtype;
+    int64_t bad_row, bad_target; /* bad_row -1: none */
+    double bad_prior;            /* replaces the middle entry unless 0 */
+    uint64_t seed;
+} labels_case;
+
+static void compare_labels(const labels_case *c, const int64_t *target, const void *prior, const char *text) {
+    for (int64_t i = 0; i < c->rows * c->classes; i++) {
+        real u = prior ? load(c->prior_dtype, prior, i % c->classes) : 1 / (real)c->classes;
+        real hot = i % c->classes == target[i / c->classes], value = (1 - (real)c->epsilon) * hot + c->epsilon * u;
+        real got = load(c->dtype, gradient.data, i), slack = 0x1p-51L * (fabsl(value) + 0x1p-50L);
+        if (!is_close(c->dtype, got, value, slack)) {
+            fail("smooth_labels [%lld] gives %.9Lg, expected %.9Lg: %s", (long long)i, got, value, text);
+            return;
+        }
+    }
+}
+
+static void check_labels(const labels_case *c) {
+    random_source source = {c->seed};
+    int64_t target[64], expected_position = -7, limit = target_max(c->kind) < c->classes ? target_max(c->kind) + 1 : c->classes;
+    unsigned char prior[8 * 512], stored[64 * 8];
+    double sum = 0;
+    char text[200];
+    snprintf(text, sizeof text, "labels [%lld, %lld] %s from %s, epsilon %g, prior %s, bad row %lld (%lld), bad prior %g",
+             (long long)c->rows, (long long)c->classes, dtype_name(c->dtype), target_name(c->kind), c->epsilon,
+             c->with_prior ? dtype_name(c->prior_dtype) : "none", (long long)c->bad_row, (long long)c->bad_target,
+             c->bad_prior);
+    for (int64_t row = 0; row < c->rows; row++) {
+        target[row] = row == c->bad_row ? c->bad_target : random_below(&source, limit);
+        store_target(c->kind, stored, row, target[row]);
+    }
+    double values[512];
+    for (int64_t k = 0; k < c->classes; k++) sum += values[k] = random_unit(&source);
+    for (int64_t k = 0; k < c->classes; k++) store(c->prior_dtype, prior, k, values[k] / sum);
+    ls_status expected = c->bad_row >= 0 ? LS_TARGET_OUT_OF_RANGE : LS_OK;
+    if (c->bad_row >= 0) expected_position = c->bad_row;
+    if (c->with_prior && c->bad_prior != 0) {
+        store(c->prior_dtype, prior, c->classes / 2, c->bad_prior);
+        expected = c->bad_prior > 0 && isfinite(c->bad_prior) ? LS_PRIOR_SUM : LS_PRIOR_ENTRY;
+        expected_position = c->classes / 2;
+    }
+    create_buffers();
+    size_t item = dtype_size(c->dtype), targets = (size_t)c->rows * target_size(c->kind);
+    guarded_place(&gradient, (size_t)(c->rows * c->classes) * item, item, AT_END, 0, POISON);
+    memset(gradient.data, POISON, gradient.bytes);
+    guarded_place(&upstream, targets, target_size(c->kind), AT_END, 0, NAN_BYTE);
+    memcpy(upstream.data, stored, targets);
+    ls_error error = {-7, -7, -7};
+    ls_status status = ls_smooth_labels(upstream.data, c->kind, c->rows, c->classes, c->epsilon, c->with_prior ? prior : NULL,
+                                        c->prior_dtype, gradient.data, c->dtype, &error);
+    if (status != expected) fail("status %d, expected %d: %s", (int)status, (int)expected, text);
+    if (status == LS_OK && expected == LS_OK) compare_labels(c, target, c->with_prior ? prior : NULL, text);
+    if (expected != LS_OK && !all_bytes(gradient.data, gradient.bytes, POISON)) fail("written despite an error: %s", text);
+    if (expected != LS_OK && expected != LS_PRIOR_SUM && error.position != expected_position) fail("wrong position: %s", text);
+    if (expected == LS_TARGET_OUT_OF_RANGE && error.target != c->bad_target) fail("wrong target named: %s", text);
+    if (!guarded_intact(&gradient)) fail("bytes around the labels changed: %s", text);
+}
+
+void test_smooth_labels(void) {
+    static const double epsilons[] = {0, .1, .3, 1};
+    static const double bad_priors[] = {-0.5, (double)NAN, (double)INFINITY, 3};
+    random_source source = {12};
+    for (int draw = 0; draw < 4000 / test_thinning; draw++) {
+        labels_case c = {random_below(&source, 20),
+                         1 + random_below(&source, draw % 10 ? 40 : 300),
+                         (ls_target_kind)random_below(&source, LS_PROBABILITIES),
+                         epsilons[draw % 4],
+                         one_in(&source, 2),
+                         dtypes[random_below(&source, 4)],
+                         dtypes[random_below(&source, 4)],
+                         -1,
+                         0,
+                         0,
+                         random_bits(&source)};
+        if (c.rows > 0 && one_in(&source, 5)) {
+            c.bad_row = random_below(&source, c.rows);
+            c.bad_target = c.classes;
+            if (target_is_signed(c.kind)) c.bad_target = one_in(&source, 2) ? -1 : -100;
+            if (c.bad_target > target_max(c.kind)) c.bad_row = -1;
+        } else if (c.with_prior && one_in(&source, 5)) {
+            c.bad_prior = bad_priors[random_below(&source, 4)];
+        }
+        check_labels(&c);
+    }
+}
