@@ -11,8 +11,8 @@
 #define X(name) LS_JOIN(name, LS_JOIN(from, STORED))
 
 #include "block_template.h"
-#include "planes_template.h"
 #include "rows_template.h"
+#include "planes_template.h"
 #include "short_rows_template.h"
 
 static LS_TARGET void X(scale)(void *x, int64_t n, const void *factors, int step) {
