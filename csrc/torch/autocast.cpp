@@ -1,0 +1,48 @@
+// Autocast: a float32 loss from 16-bit logits, as native's, but without a float32 copy of them. Class weights and prior, which
+// are short, are cast; probabilities only if they are not of the logits' dtype. Knows dtypes, no formula.
+#include "autograd.h"
+#include "routing.h"
+
+#include <ATen/autocast_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
+
+namespace ls_loss {
+namespace {
+
+at::Tensor cross_entropy_autocast(const Call &call) {
+    const auto device = call.input.device().type();
+    const auto cast = [&](const auto &tensor) { return at::autocast::cached_cast(at::kFloat, tensor, device); };
+    const auto dtype = call.input.scalar_type();
+    const bool widened = dtype == at::kHalf || dtype == at::kBFloat16;
+    const bool mixed = call.target.is_floating_point() && call.target.scalar_type() != dtype;
+    const auto input = mixed ? cast(call.input) : call.input, target = mixed ? cast(call.target) : call.target;
+    const auto weight = cast(call.weight), prior = cast(call.prior);
+    const Call widened_call{input, target, weight, prior, call.options, widened ? std::optional(at::kFloat) : std::nullopt};
+    // Native has its own autocast.
+    if (route(widened_call) == Route::native) return cross_entropy(call);
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(at::autocast::get_autocast_dispatch_key_from_device_type(device));
+    return cross_entropy(widened_call);
+}
+
+// vmap gets here before autocast does.
+at::Tensor cross_entropy_vmap(const Call &call) {
+    const auto device = call.input.device().type();
+    const bool autocast = at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
+    return autocast ? cross_entropy_autocast(call) : cross_entropy(call);
+}
+
+void implement(torch::Library &m) { m.impl("cross_entropy", from_arguments<cross_entropy_autocast>); }
+
+} // namespace
+} // namespace ls_loss
+
+TORCH_LIBRARY_IMPL(ls_loss, AutocastCPU, m) { ls_loss::implement(m); }
+TORCH_LIBRARY_IMPL(ls_loss, AutocastCUDA, m) { ls_loss::implement(m); }
+TORCH_LIBRARY_IMPL(ls_loss, AutocastXPU, m) { ls_loss::implement(m); }
+TORCH_LIBRARY_IMPL(ls_loss, AutocastMPS, m) { ls_loss::implement(m); }
+TORCH_LIBRARY_IMPL(ls_loss, AutocastPrivateUse1, m) { ls_loss::implement(m); }
+
+TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) {
+    m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy_vmap>);
+}

@@ -1,0 +1,111 @@
+// The differentiable op: its Function, and where a call goes. Knows the routes and who owns a gradient; no formula.
+#include "autograd.h"
+#include "composite.h"
+#include "cpu.h"
+#include "routing.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/library.h>
+
+namespace ls_loss {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+bool is_batched(const at::Tensor &tensor) {
+    return tensor.key_set().has_any(c10::DispatchKeySet({at::DispatchKey::Batched, at::DispatchKey::FuncTorchBatched}));
+}
+
+// True if somebody may hold the saved gradient itself: a tensor that went through Python, as that of a saved-tensor hook, has
+// an object there. Those that stand for a traced program always have one; there nobody else can hold the value.
+bool may_be_shared(const at::Tensor &grad) {
+    const auto *impl = grad.unsafeGetTensorImpl();
+    return impl->pyobj_slot()->load_pyobj() != nullptr && !impl->is_python_dispatch();
+}
+
+// The engine hands what backward returns to the user or to the leaf. While the graph is kept the saved gradient must survive
+// that; under compiled autograd, where no graph task is running and this reads true, one trace serves both cases. A batched
+// grad_output has no data to read.
+bool may_scale_in_place(const at::Tensor &grad, const at::Tensor &grad_output) {
+    return !torch::autograd::get_current_graph_task_keep_graph() && !is_batched(grad_output) && !may_be_shared(grad);
+}
+
+// The gradient is computed in forward, in the kernel's one sweep. The logits are not saved: they may be edited after forward,
+// and are freed when nobody else needs them.
+struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
+    static constexpr bool is_traceable = true;
+
+    static at::Tensor forward(AutogradContext *context, const at::Tensor &input, const Call &call) {
+        const at::AutoDispatchBelowADInplaceOrView below;
+        auto [loss, grad, factor] = call_loss_grad(call);
+        variable_list saved{std::move(grad), std::move(factor), call.target};
+        if (defined(call.weight)) saved.push_back(*call.weight);
+        if (defined(call.prior)) saved.push_back(*call.prior);
+        context->save_for_backward(std::move(saved));
+        const auto &options = call.options;
+        // One entry: each costs a look-up. As a tuple its numbers stay constants under compiled autograd.
+        context->saved_data["options"] =
+            std::make_tuple(options.reduction, options.ignore_index, options.label_smoothing, class_dim(input, options.dim),
+                            options.convention, defined(call.weight), defined(call.prior));
+        return loss;
+    }
+
+    static variable_list backward(AutogradContext *context, const variable_list &grad_outputs) {
+        // Unpacking finds targets and weights that were edited since, and raises.
+        const auto saved = context->get_saved_variables();
+        const auto &grad = saved[0], &factor = saved[1], &grad_output = grad_outputs[0];
+        const at::ArrayRef<c10::IValue> options = context->saved_data["options"].toTupleRef().elements().asArrayRef();
+        const auto dim = options[3].toInt();
+
+        if (at::GradMode::is_enabled()) {
+            const OptionalTensor weight = options[5].toBool() ? OptionalTensor(saved[3]) : OptionalTensor();
+            const OptionalTensor prior = options[6].toBool() ? OptionalTensor(saved.back()) : OptionalTensor();
+            auto rebuilt =
+                composite::rebuild({grad,
+                                    saved[2],
+                                    weight,
+                                    prior,
+                                    {options[0].toInt(), options[1].toSymInt(), options[2].toDouble(), dim, options[4].toInt()},
+                                    {}},
+                                   factor);
+            torch::autograd::impl::set_gradient_edge(rebuilt.logits, torch::autograd::get_current_node()->next_edge(0));
+            return {composite::gradient(rebuilt, grad_output, dim).to(grad.scalar_type()), at::Tensor()};
+        }
+        if (!may_scale_in_place(grad, grad_output)) return {composite::scaled(grad, grad_output, factor, dim), at::Tensor()};
+        const at::AutoDispatchBelowADInplaceOrView below;
+        call_scale_(grad, grad_output, factor, dim); // returns at once if grad_output is 1
+        return {grad, at::Tensor()};
+    }
+};
+
+} // namespace
+
+at::Tensor cross_entropy(const Call &call) {
+    check_options(call);
+    switch (route(call)) {
+    case Route::native:
+        return hand_over(call);
+    case Route::composite:
+        require_distribution(call.prior);
+        return composite::loss(call);
+    case Route::kernel:
+        break;
+    }
+    if (at::GradMode::is_enabled() && call.input.requires_grad()) return CrossEntropy::apply(call.input, call);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return call_loss(call);
+}
+
+} // namespace ls_loss
+
+// One function for every key: without autograd keys, as for inference tensors, nothing requires grad; and under vmap, which
+// gets to its key before Autograd's, the route is the composite.
+TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) { m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>); }
+
+TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) {
+    m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>);
+    m.impl("smooth_labels", ls_loss::composite::smooth_labels);
+}

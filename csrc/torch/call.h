@@ -1,0 +1,58 @@
+// One call of the loss as a struct, and the ops below autograd as functions. Every file of the glue uses it; it knows nothing
+// of kernels, memory or autograd.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
+
+#include <optional>
+#include <tuple>
+
+namespace ls_loss {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+inline bool defined(const OptionalTensor &tensor) { return tensor.has_value() && tensor->defined(); }
+
+// The numbers of the schema's `convention`, those of ls_convention.
+enum Convention : int64_t { convention_torch, convention_fastai };
+
+struct Options {
+    int64_t reduction; // at::Reduction
+    c10::SymInt ignore_index;
+    double label_smoothing;
+    int64_t dim;
+    int64_t convention;
+};
+
+// Refers to its tensors: lives no longer than the call it describes.
+struct Call {
+    const at::Tensor &input, &target;
+    const OptionalTensor &weight, &prior;
+    Options options;
+    std::optional<at::ScalarType> loss_dtype; // that of the input unless given; float32 under autocast
+};
+
+// Adapts a function of a Call to the argument lists of the schemas: of cross_entropy, and of the ops below autograd.
+template <auto function>
+auto from_arguments(const at::Tensor &input, const at::Tensor &target, const OptionalTensor &weight, int64_t reduction,
+                    c10::SymInt ignore_index, double label_smoothing, const OptionalTensor &prior, int64_t dim,
+                    int64_t convention) {
+    return function({input, target, weight, prior, {reduction, std::move(ignore_index), label_smoothing, dim, convention}, {}});
+}
+
+template <auto function>
+auto from_inner_arguments(const at::Tensor &input, const at::Tensor &target, const OptionalTensor &weight, int64_t reduction,
+                          c10::SymInt ignore_index, double label_smoothing, const OptionalTensor &prior, int64_t dim,
+                          int64_t convention, std::optional<at::ScalarType> loss_dtype) {
+    return function(
+        {input, target, weight, prior, {reduction, std::move(ignore_index), label_smoothing, dim, convention}, loss_dtype});
+}
+
+// The ops below autograd, through the dispatcher.
+using LossAndGradient = std::tuple<at::Tensor, at::Tensor, at::Tensor>; // loss, gradient, factor of the gradient
+at::Tensor call_loss(const Call &call);
+LossAndGradient call_loss_grad(const Call &call);
+void call_scale_(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim);
+
+} // namespace ls_loss

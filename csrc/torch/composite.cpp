@@ -1,0 +1,209 @@
+// See composite.h.
+#include "composite.h"
+#include "routing.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Reduction.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/nll_loss_nd.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/GradMode.h>
+
+namespace ls_loss::composite {
+namespace {
+
+// Where 16-bit numbers are computed: a sum of many of them would stick or overflow.
+at::ScalarType computation_dtype(at::ScalarType dtype) {
+    return dtype == at::kHalf || dtype == at::kBFloat16 ? at::kFloat : dtype;
+}
+
+at::Scalar uniform(double total, const c10::SymInt &num_classes) { return c10::SymFloat(total) / c10::SymFloat(num_classes); }
+
+// [C] as [C, 1, ...], so that it broadcasts along dimension `dim` of `rank`.
+at::Tensor along(const at::Tensor &vector, int64_t dim, int64_t rank) {
+    c10::SymDimVector sizes(rank - dim, 1);
+    sizes[0] = vector.sym_size(0);
+    return vector.reshape_symint(sizes);
+}
+
+// A value for each row with the class dimension put back as 1. 1-d logits are one row, whose target may have shape () or (1).
+at::Tensor rows(const at::Tensor &values, int64_t dim, int64_t rank) {
+    return (rank == 1 ? values.reshape({}) : values).unsqueeze(dim);
+}
+
+at::Tensor rows_of_output(const at::Tensor &grad_output, int64_t dim, int64_t rank) {
+    return grad_output.dim() == 0 ? grad_output : rows(grad_output, dim, rank);
+}
+
+// Index targets with the class dimension as 1.
+struct Targets {
+    at::Tensor kept;  // bool: not ignored
+    at::Tensor index; // 0 where ignored
+};
+
+Targets read_targets(const Call &call, int64_t dim) {
+    const auto target = rows(call.target.to(at::kLong), dim, call.input.dim());
+    const auto kept = target.ne(call.options.ignore_index);
+    return {kept, target * kept};
+}
+
+// w[y] of each row, 0 where ignored.
+at::Tensor target_weights(const Call &call, const Targets &targets, at::ScalarType dtype) {
+    if (!defined(call.weight)) return targets.kept.to(dtype);
+    const auto weights = call.weight->to(dtype).gather(0, targets.index.flatten());
+    return at::where(targets.kept, weights.view_symint(targets.index.sym_sizes()), 0.0);
+}
+
+// The distribution of probability targets once smoothed and weighted: s of each row.
+at::Tensor smoothed_probabilities(const Call &call, int64_t dim, at::ScalarType dtype) {
+    const double e = call.options.label_smoothing;
+    const auto rank = call.target.dim();
+    auto q = call.target.to(dtype);
+    if (e != 0.0) {
+        q = q * (1.0 - e);
+        q = defined(call.prior) ? q + along(call.prior->to(dtype), dim, rank) * e : q + uniform(e, q.sym_size(dim));
+    }
+    return defined(call.weight) ? q * along(call.weight->to(dtype), dim, rank) : q;
+}
+
+at::Tensor probability_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
+    const auto log_p = at::log_softmax(call.input.to(dtype), dim);
+    const auto losses = -(log_p * smoothed_probabilities(call, dim, dtype)).sum(dim);
+    if (call.options.reduction == at::Reduction::None) return losses;
+    return call.options.reduction == at::Reduction::Mean ? losses.mean() : losses.sum();
+}
+
+// -<s, log p> of each row, s with its 1/C but without the smoothing.
+at::Tensor smoothing_losses(const Call &call, const at::Tensor &log_p, int64_t dim) {
+    const auto dtype = log_p.scalar_type();
+    const auto rank = log_p.dim();
+    const bool weighted = defined(call.weight) && call.options.convention == convention_torch;
+    const auto terms = weighted ? log_p * along(call.weight->to(dtype), dim, rank) : log_p;
+    if (!defined(call.prior)) return -terms.mean(dim);
+    const auto prior = along(call.prior->to(dtype), dim, rank);
+    return -at::where(prior.eq(0), 0.0, terms * prior).sum(dim);
+}
+
+at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
+    const auto &options = call.options;
+    const bool fastai = options.convention == convention_fastai;
+    const auto targets = read_targets(call, dim);
+    // What an ignored row holds must not reach its gradient, not even as 0 times NaN.
+    const auto input = call.input.to(dtype);
+    const auto log_p = at::log_softmax(fastai ? input : at::where(targets.kept, input, 0.0), dim);
+
+    // Native's function, for its errors: targets out of range, weights that require grad.
+    const bool unbatched = call.input.dim() == 1;
+    const auto target = call.target.to(at::kLong);
+    const auto nll =
+        at::nll_loss_nd_symint(unbatched ? log_p.unsqueeze(0) : log_p.movedim(dim, 1), unbatched ? target.reshape({1}) : target,
+                               defined(call.weight) ? OptionalTensor(call.weight->to(dtype)) : OptionalTensor(),
+                               at::Reduction::None, options.ignore_index);
+    at::Tensor divisor;
+    if (options.reduction == at::Reduction::Mean) divisor = target_weights(call, targets, dtype).sum();
+    const auto reduced = [&](const at::Tensor &losses, bool every_row_counts) {
+        if (options.reduction == at::Reduction::None) return losses.reshape_symint(target.sym_sizes());
+        if (options.reduction == at::Reduction::Sum) return losses.sum();
+        return every_row_counts ? losses.mean() : losses.sum() / divisor;
+    };
+    const double e = options.label_smoothing;
+    if (e == 0.0) return reduced(nll, false);
+    auto smoothing = smoothing_losses(call, log_p, dim);
+    if (!fastai) smoothing = at::where(targets.kept.squeeze(dim), smoothing, 0.0);
+    return reduced(nll, false) * (1.0 - e) + reduced(smoothing, fastai) * e;
+}
+
+// Adds alpha onehot(y) + beta s to the gradient of index targets, which leaves A p, and returns A.
+at::Tensor add_index_terms(at::Tensor &gradient, const Call &call, int64_t dim) {
+    const auto &options = call.options;
+    const bool mean = options.reduction == at::Reduction::Mean, fastai = options.convention == convention_fastai;
+    const double e = options.label_smoothing;
+    const auto dtype = gradient.scalar_type();
+    const auto targets = read_targets(call, dim);
+    const auto weights = target_weights(call, targets, dtype);
+    const auto divisor = mean ? weights.sum() : at::ones({}, weights.options());
+    const auto alpha = at::where(targets.kept, weights * (1.0 - e) / divisor, 0.0);
+    gradient = gradient.scatter_add(dim, targets.index, alpha);
+    if (e == 0.0) return alpha;
+
+    const auto every_row = at::full_like(alpha, e) / (mean ? at::Scalar(alpha.sym_numel()) : at::Scalar(1));
+    const auto beta = fastai ? every_row : at::where(targets.kept, e / divisor, 0.0);
+    const auto num_classes = gradient.sym_size(dim);
+    auto s = defined(call.prior) ? call.prior->to(dtype)
+                                 : at::full_symint({num_classes}, uniform(1.0, num_classes), gradient.options());
+    if (defined(call.weight) && !fastai) s = s * call.weight->to(dtype);
+    gradient = gradient + beta * along(s, dim, gradient.dim());
+    return alpha + beta * s.sum();
+}
+
+// The same for probability targets.
+at::Tensor add_probability_terms(at::Tensor &gradient, const Call &call, int64_t dim) {
+    auto s = smoothed_probabilities(call, dim, gradient.scalar_type());
+    if (call.options.reduction == at::Reduction::Mean) s = s / at::Scalar(s.sym_numel() / s.sym_size(dim));
+    gradient = gradient + s;
+    return s.sum(dim, /*keepdim=*/true);
+}
+
+} // namespace
+
+at::Tensor loss(const Call &call) {
+    if (!well_formed(call)) {
+        hand_over(call);
+        TORCH_CHECK(false, "class probabilities, and weights of another dtype, are not for this convention");
+    }
+    const auto dim = class_dim(call.input, call.options.dim);
+    const bool probabilities = has_probabilities(call);
+    auto dtype = call.input.scalar_type();
+    if (probabilities) {
+        dtype = at::promote_types(dtype, call.target.scalar_type());
+        if (defined(call.weight)) dtype = at::promote_types(dtype, call.weight->scalar_type());
+    }
+    const auto computed = computation_dtype(dtype);
+    const auto result = probabilities ? probability_loss(call, dim, computed) : index_loss(call, dim, computed);
+    return result.to(call.loss_dtype.value_or(dtype));
+}
+
+Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
+    const at::NoGradGuard no_grad;
+    const auto &stored = call.input;
+    auto gradient = stored.to(computation_dtype(stored.scalar_type()));
+    if (stored.scalar_type() == at::kHalf) gradient = gradient * factor;
+    auto scaled_p = gradient;
+    const auto scale = (has_probabilities(call) ? add_probability_terms : add_index_terms)(scaled_p, call, call.options.dim);
+    // Rows of scale 0 have no second derivative, whatever p is.
+    const auto p = at::where(scale.eq(0), 1.0, scaled_p / scale);
+    return {p.clamp_min(0).log(), scale, gradient};
+}
+
+at::Tensor gradient(const Rebuilt &rebuilt, const at::Tensor &grad_output, int64_t dim) {
+    const auto p = at::softmax(rebuilt.logits, dim);
+    const auto outer = rows_of_output(grad_output.to(p.scalar_type()), dim, p.dim());
+    return (rebuilt.gradient + rebuilt.scale * (p - p.detach())) * outer;
+}
+
+at::Tensor scaled(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim) {
+    const auto dtype = computation_dtype(grad.scalar_type());
+    const auto outer = rows_of_output(grad_output.to(dtype) * factor, dim, grad.dim());
+    return (grad.to(dtype) * outer).to(grad.scalar_type());
+}
+
+at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
+                         std::optional<at::ScalarType> dtype) {
+    check_smooth_labels(target, num_classes, epsilon, prior, dtype);
+    const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
+    const auto options = target.options().dtype(computation_dtype(result_dtype));
+    const auto s = defined(prior) ? prior->detach().to(options.dtype().toScalarType()) * epsilon
+                                  : at::full_symint({num_classes}, uniform(epsilon, num_classes), options);
+    c10::SymDimVector sizes(target.sym_sizes());
+    sizes.push_back(num_classes);
+    const auto index = target.to(at::kLong).unsqueeze(-1);
+    return s.expand_symint(sizes).scatter_add(-1, index, at::full_like(index, 1.0 - epsilon, options)).to(result_dtype);
+}
+
+} // namespace ls_loss::composite

@@ -1,0 +1,31 @@
+// The loss and its gradient as differentiable ATen calls, on any device, under any transform: for what the kernel does not
+// serve, and for derivatives beyond the first. The one file of the glue with formulas; docs/design.md states them. No branch on
+// data, no shape that depends on data.
+#pragma once
+
+#include "call.h"
+
+namespace ls_loss::composite {
+
+at::Tensor loss(const Call &call);
+
+// What is left of a gradient that the kernel has computed: enough to differentiate it again without the logits.
+struct Rebuilt {
+    at::Tensor logits;   // log p: the logits up to a constant per row, which softmax ignores
+    at::Tensor scale;    // A of each row, with the divisor of `mean` in it
+    at::Tensor gradient; // unscaled, in the dtype of the computation
+};
+
+// `call.input` stands for the logits by its shape and dtype alone: it is the stored gradient.
+Rebuilt rebuild(const Call &call, const at::Tensor &factor);
+
+// The gradient times grad_output, as a function of `rebuilt.logits` and of grad_output; its value is the kernel's.
+at::Tensor gradient(const Rebuilt &rebuilt, const at::Tensor &grad_output, int64_t dim);
+
+// The stored gradient times grad_output in a new tensor, rounded once.
+at::Tensor scaled(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim);
+
+at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
+                         std::optional<at::ScalarType> dtype);
+
+} // namespace ls_loss::composite

@@ -1,0 +1,260 @@
+// The ops below autograd on the CPU: checks, memory and layout, an ls_problem for the kernels, their status as an exception.
+// Does no arithmetic on data.
+#include "cpu.h"
+#include "environment.h"
+#include "grad_buffer.h"
+#include "routing.h"
+
+#include "ls_kernels.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Reduction.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/DefaultDtype.h>
+#include <torch/library.h>
+
+namespace ls_loss {
+namespace {
+
+static_assert(int{LS_NONE} == int{at::Reduction::None} && int{LS_MEAN} == int{at::Reduction::Mean} &&
+              int{LS_SUM} == int{at::Reduction::Sum});
+static_assert(int{LS_TORCH} == int64_t{convention_torch} && int{LS_FASTAI} == int64_t{convention_fastai});
+
+ls_dtype kernel_dtype(at::ScalarType dtype) {
+    switch (dtype) {
+    case at::kFloat:
+        return LS_F32;
+    case at::kDouble:
+        return LS_F64;
+    case at::kBFloat16:
+        return LS_BF16;
+    case at::kHalf:
+        return LS_F16;
+    default:
+        TORCH_CHECK(false, "the kernels do not serve ", dtype);
+    }
+}
+
+ls_target_kind kernel_target_kind(at::ScalarType dtype) {
+    switch (dtype) {
+    case at::kChar:
+        return LS_INT8;
+    case at::kShort:
+        return LS_INT16;
+    case at::kInt:
+        return LS_INT32;
+    case at::kLong:
+        return LS_INT64;
+    case at::kByte:
+        return LS_UINT8;
+    case at::kUInt16:
+        return LS_UINT16;
+    case at::kUInt32:
+        return LS_UINT32;
+    case at::kUInt64:
+        return LS_UINT64;
+    default:
+        TORCH_CHECK(false, "the kernels do not serve targets of ", dtype);
+    }
+}
+
+void raise_for(ls_status status, const ls_error &error, ls_target_kind target_kind) {
+    if (status == LS_OK) return;
+    if (status == LS_TARGET_OUT_OF_RANGE) {
+        TORCH_CHECK_INDEX(target_kind != LS_UINT64, "Target ", static_cast<uint64_t>(error.target), " is out of bounds.");
+        TORCH_CHECK_INDEX(false, "Target ", error.target, " is out of bounds.");
+    }
+    TORCH_CHECK_VALUE(status != LS_PRIOR_ENTRY, "prior must be finite and not negative, got ", error.value, " for class ",
+                      error.position);
+    TORCH_CHECK_VALUE(false, "prior must have a sum of 1 (to 0.01), got ", error.value);
+}
+
+// Adjacent dimensions as one; absent if their strides do not allow it.
+struct Folded {
+    int64_t size = 1, stride = 1;
+};
+
+std::optional<Folded> fold(const at::Tensor &tensor, int64_t begin, int64_t end) {
+    Folded folded;
+    for (int64_t i = end - 1; i >= begin; --i) {
+        const auto size = tensor.size(i), stride = tensor.stride(i);
+        if (size == 1) continue;
+        if (folded.size == 1)
+            folded.stride = stride;
+        else if (folded.size != 0 && size != 0 && stride != folded.size * folded.stride)
+            return std::nullopt;
+        folded.size *= size;
+    }
+    return folded;
+}
+
+// The strides of a tensor as [outer, classes, inner].
+bool fold_around(const at::Tensor &tensor, int64_t dim, int64_t (&strides)[3]) {
+    const auto outer = fold(tensor, 0, dim), inner = fold(tensor, dim + 1, tensor.dim());
+    if (!outer || !inner) return false;
+    strides[0] = outer->stride;
+    strides[1] = tensor.size(dim) == 1 ? 1 : tensor.stride(dim);
+    strides[2] = inner->stride;
+    return true;
+}
+
+// A value for each row, as [outer, inner]; copied if its strides do not allow that.
+at::Tensor fold_rows(const at::Tensor &values, int64_t dim, int64_t &outer_stride, int64_t &inner_stride) {
+    const auto split = std::min(dim, values.dim()); // 1-d logits: one row, of shape () or (1)
+    const auto outer = fold(values, 0, split), inner = fold(values, split, values.dim());
+    if (!outer || !inner) return fold_rows(values.contiguous(), dim, outer_stride, inner_stride);
+    outer_stride = outer->stride;
+    inner_stride = inner->stride;
+    return values;
+}
+
+std::tuple<int64_t, int64_t, int64_t> extents(const at::Tensor &logits, int64_t dim) {
+    const auto sizes = logits.sizes();
+    return {c10::multiply_integers(sizes.slice(0, dim)), sizes[dim], c10::multiply_integers(sizes.slice(dim + 1))};
+}
+
+// Points the problem to logits and target, or to copies of them in a layout that the kernels serve, which are returned.
+std::pair<at::Tensor, at::Tensor> place(ls_problem &problem, const Call &call, int64_t dim) {
+    auto logits = call.input, target = call.target;
+    const bool probabilities = has_probabilities(call);
+    problem.target_kind = probabilities ? LS_PROBABILITIES : kernel_target_kind(target.scalar_type());
+    if (!probabilities) target = fold_rows(target, dim, problem.target_stride[0], problem.target_stride[2]);
+    const auto folds = [&] {
+        return fold_around(logits, dim, problem.logits_stride) &&
+               (!probabilities || fold_around(target, dim, problem.target_stride)) && ls_supports(&problem);
+    };
+    if (!folds()) {
+        logits = logits.contiguous();
+        if (probabilities) target = target.contiguous();
+        TORCH_INTERNAL_ASSERT(folds());
+    }
+    problem.logits = logits.const_data_ptr();
+    problem.target = target.const_data_ptr();
+    return {logits, target};
+}
+
+LossAndGradient compute(const Call &call, bool with_gradient) {
+    apply_environment();
+    TORCH_CHECK(call.input.is_cpu() && served_by_kernel(call), "the kernels do not serve these arguments");
+    const auto &options = call.options;
+    const auto dtype = call.input.scalar_type();
+    const auto dim = class_dim(call.input, options.dim);
+
+    ls_problem problem{};
+    std::tie(problem.outer, problem.num_classes, problem.inner) = extents(call.input, dim);
+    problem.dtype = kernel_dtype(dtype);
+    const auto vector = [](const OptionalTensor &tensor, const void *&data, ls_dtype &vector_dtype) {
+        if (!defined(tensor)) return at::Tensor();
+        const auto contiguous = tensor->contiguous();
+        data = contiguous.const_data_ptr();
+        vector_dtype = kernel_dtype(contiguous.scalar_type());
+        return contiguous;
+    };
+    const auto weight = vector(call.weight, problem.weight, problem.weight_dtype);
+    const auto prior = vector(call.prior, problem.prior, problem.prior_dtype);
+    problem.ignore_index = options.ignore_index.expect_int();
+    problem.label_smoothing = options.label_smoothing;
+    problem.reduction = static_cast<ls_reduction>(options.reduction);
+    problem.convention = static_cast<ls_convention>(options.convention);
+    problem.threads = at::get_num_threads();
+
+    const auto loss_dtype = call.loss_dtype.value_or(dtype);
+    problem.loss_dtype = kernel_dtype(loss_dtype);
+    at::DimVector loss_sizes;
+    if (options.reduction == at::Reduction::None) {
+        loss_sizes = at::DimVector(call.target.sizes());
+        if (has_probabilities(call)) loss_sizes.erase(loss_sizes.begin() + dim);
+    }
+    at::Tensor loss = at::detail::empty_cpu(loss_sizes, loss_dtype);
+    problem.loss = loss.mutable_data_ptr();
+    at::Tensor grad, factor;
+    if (with_gradient) {
+        grad = grad_buffer::empty(call.input.sizes(), dtype);
+        factor = at::detail::empty_cpu({}, at::kFloat);
+        problem.grad_logits = grad.mutable_data_ptr();
+        problem.grad_factor = factor.mutable_data_ptr<float>();
+    }
+    const auto placed = place(problem, call, dim);
+
+    alignas(64) char stack[16384];
+    c10::DataPtr heap;
+    void *scratch = stack;
+    if (const auto bytes = ls_scratch_bytes(&problem); bytes > sizeof stack) {
+        heap = c10::GetCPUAllocator()->allocate(bytes);
+        scratch = heap.get();
+    }
+    ls_error error{};
+    raise_for(ls_cross_entropy(&problem, scratch, &error), error, problem.target_kind);
+    return {std::move(loss), std::move(grad), std::move(factor)};
+}
+
+at::Tensor loss(const Call &call) { return std::get<0>(compute(call, false)); }
+
+LossAndGradient loss_grad(const Call &call) { return compute(call, true); }
+
+bool is_value_per_row(const at::Tensor &values, const at::Tensor &logits, int64_t dim) {
+    if (logits.dim() == 1) return values.numel() == 1;
+    at::DimVector sizes(logits.sizes());
+    sizes.erase(sizes.begin() + dim);
+    return values.sizes() == sizes;
+}
+
+void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim) {
+    dim = class_dim(grad, dim);
+    TORCH_CHECK(grad_output.dim() == 0 || is_value_per_row(grad_output, grad, dim),
+                "grad_output must have one value, or one for each row, got shape ", grad_output.sizes());
+    TORCH_CHECK(grad.is_contiguous(), "grad must be contiguous");
+    ls_scaling scaling{};
+    std::tie(scaling.outer, scaling.num_classes, scaling.inner) = extents(grad, dim);
+    scaling.dtype = kernel_dtype(grad.scalar_type());
+    scaling.grad = grad.mutable_data_ptr();
+    scaling.grad_output_dtype = kernel_dtype(grad_output.scalar_type());
+    at::Tensor values = grad_output;
+    if (grad_output.dim() != 0)
+        values = fold_rows(grad_output, dim, scaling.grad_output_stride[0], scaling.grad_output_stride[1]);
+    scaling.grad_output = values.const_data_ptr();
+    scaling.factor = *factor.const_data_ptr<float>();
+    scaling.threads = at::get_num_threads();
+    ls_scale(&scaling);
+}
+
+at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
+                         std::optional<at::ScalarType> dtype) {
+    check_smooth_labels(target, num_classes, epsilon, prior, dtype);
+    apply_environment();
+    const auto labels = target.contiguous();
+    const auto kind = kernel_target_kind(labels.scalar_type());
+    const auto contiguous_prior = defined(prior) ? prior->contiguous() : at::Tensor();
+    at::DimVector sizes(target.sizes());
+    sizes.push_back(num_classes.expect_int());
+    const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
+    at::Tensor distribution = at::detail::empty_cpu(sizes, result_dtype);
+    ls_error error{};
+    const auto status = ls_smooth_labels(labels.const_data_ptr(), kind, labels.numel(), sizes.back(), epsilon,
+                                         defined(prior) ? contiguous_prior.const_data_ptr() : nullptr,
+                                         defined(prior) ? kernel_dtype(contiguous_prior.scalar_type()) : LS_F32,
+                                         distribution.mutable_data_ptr(), kernel_dtype(result_dtype), &error);
+    raise_for(status, error, kind);
+    return distribution;
+}
+
+} // namespace
+
+void require_distribution(const OptionalTensor &prior) {
+    if (!defined(prior)) return;
+    const auto keys = prior->key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView;
+    // Smoothing no labels checks the prior alone.
+    if (keys == c10::DispatchKeySet(c10::DispatchKey::CPU) && is_kernel_dtype(prior->scalar_type()))
+        smooth_labels(at::detail::empty_cpu({0}, at::kLong), prior->size(0), 0.0, prior, at::kFloat);
+}
+
+} // namespace ls_loss
+
+TORCH_LIBRARY_IMPL(ls_loss, CPU, m) {
+    using namespace ls_loss;
+    m.impl("_loss", from_inner_arguments<ls_loss::loss>);
+    m.impl("_loss_grad", from_inner_arguments<ls_loss::loss_grad>);
+    m.impl("scale_", ls_loss::scale_);
+    m.impl("smooth_labels", ls_loss::smooth_labels);
+}

@@ -1,0 +1,159 @@
+// See routing.h.
+#include "routing.h"
+
+#include <ATen/FuncTorchTLS.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/core/Reduction.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/movedim.h>
+#include <c10/core/GradMode.h>
+
+namespace ls_loss {
+namespace {
+
+bool is_index_dtype(at::ScalarType dtype) { return at::isIntegralType(dtype, /*includeBool=*/false); }
+
+bool has_classes(const OptionalTensor &vector, const c10::SymInt &num_classes) {
+    return !defined(vector) || (vector->dim() == 1 && vector->sym_size(0) == num_classes);
+}
+
+void check_prior(const OptionalTensor &prior, const c10::SymInt &num_classes) {
+    TORCH_CHECK_VALUE(has_classes(prior, num_classes), "prior must hold one probability for each of the ", num_classes,
+                      " classes, got a tensor of shape ", prior->sym_sizes());
+    TORCH_CHECK_VALUE(!defined(prior) || prior->is_floating_point(), "prior must be a floating point tensor, got ",
+                      prior->scalar_type());
+}
+
+// The test that torch::autograd::Function makes, so that the two cannot drift apart.
+bool in_functorch_transform() {
+    const auto &state = at::functorch::functorchTLSAccessor();
+    if (!state) return false;
+    try {
+        state->checkSupportsCppAutogradFunction();
+    } catch (const c10::Error &) {
+        return true;
+    }
+    return false;
+}
+
+bool has_tangent(const at::Tensor &tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
+
+bool has_tangent(const OptionalTensor &tensor) { return defined(tensor) && has_tangent(*tensor); }
+
+bool requires_grad(const OptionalTensor &tensor) { return defined(tensor) && tensor->requires_grad(); }
+
+bool same_kind(const at::Tensor &tensor, const at::Tensor &input) {
+    return tensor.device() == input.device() && tensor.layout() == at::kStrided && !tensor.is_nested();
+}
+
+} // namespace
+
+bool is_kernel_dtype(at::ScalarType dtype) {
+    return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
+}
+
+void check_options(const Call &call) {
+    const auto &options = call.options;
+    TORCH_CHECK_VALUE(options.reduction >= at::Reduction::None && options.reduction < at::Reduction::END, options.reduction,
+                      " is not a valid value for reduction");
+    TORCH_CHECK_VALUE(options.convention == convention_torch || options.convention == convention_fastai, options.convention,
+                      " is not a valid value for convention");
+    // Negated comparisons, so that NaN is refused.
+    TORCH_CHECK(options.convention == convention_fastai ||
+                    !(!(options.label_smoothing >= 0.0) || !(options.label_smoothing <= 1.0)),
+                "label_smoothing must be between 0.0 and 1.0. Got: ", options.label_smoothing);
+    if (!defined(call.prior)) return;
+    const auto num_classes = call.input.sym_size(class_dim(call.input, options.dim));
+    check_prior(call.prior, num_classes);
+    TORCH_CHECK(!c10::GradMode::is_enabled() || !call.prior->requires_grad(),
+                "The function 'cross_entropy' is not differentiable with respect to argument 'prior'. "
+                "This input cannot have requires_grad True.");
+}
+
+int64_t class_dim(const at::Tensor &input, int64_t dim) {
+    const auto rank = input.dim();
+    if (rank == 1 && dim == 1) return 0;
+    // Native speaks of its class dimension, 1, where the logits have none.
+    return at::maybe_wrap_dim(rank == 0 ? 1 : dim, rank);
+}
+
+bool has_probabilities(const Call &call) {
+    return call.options.convention == convention_torch && call.target.dim() == call.input.dim() &&
+           call.target.sym_sizes() == call.input.sym_sizes();
+}
+
+bool well_formed(const Call &call) {
+    const auto &[input, target] = std::tie(call.input, call.target);
+    const auto rank = input.dim();
+    if (rank == 0) return false;
+    const auto dim = class_dim(input, call.options.dim);
+    const auto sizes = input.sym_sizes();
+    if (!has_classes(call.weight, sizes[dim])) return false;
+    if (has_probabilities(call)) return target.is_floating_point() && call.options.ignore_index < 0;
+
+    const auto weight_dtype = call.loss_dtype.value_or(input.scalar_type());
+    if (defined(call.weight) && call.weight->scalar_type() != weight_dtype) return false;
+    if (!is_index_dtype(target.scalar_type())) return false;
+    if (rank == 1) return target.dim() == 0 || (target.dim() == 1 && target.sym_size(0) == 1);
+    if (target.dim() != rank - 1) return false;
+    const auto target_sizes = target.sym_sizes();
+    for (int64_t i = 0; i < rank - 1; ++i) {
+        // Sizes that only running the program can tell, as of logits selected by a mask, are left to the kernel.
+        if (!TORCH_GUARD_OR_TRUE(target_sizes[i].sym_eq(sizes[i < dim ? i : i + 1]))) return false;
+    }
+    return true;
+}
+
+bool served_by_kernel(const Call &call) {
+    const auto &input = call.input;
+    const auto dtype = input.scalar_type();
+    if (!is_kernel_dtype(dtype)) return false;
+    const auto device = input.device().type();
+    if ((device != at::kCPU && device != at::kMeta) || !same_kind(input, input)) return false;
+    if (!same_kind(call.target, input)) return false;
+    const auto vector_dtype = call.loss_dtype.value_or(dtype);
+    for (const auto *vector : {&call.weight, &call.prior}) {
+        if (defined(*vector) && ((*vector)->scalar_type() != vector_dtype || !same_kind(**vector, input))) return false;
+    }
+    return well_formed(call) && (!has_probabilities(call) || call.target.scalar_type() == dtype);
+}
+
+Route route(const Call &call) {
+    const auto otherwise =
+        call.options.convention == convention_torch && !defined(call.prior) ? Route::native : Route::composite;
+    if (!served_by_kernel(call)) return otherwise;
+    if (in_functorch_transform() || has_tangent(call.input) || has_tangent(call.target) || has_tangent(call.weight) ||
+        has_tangent(call.prior))
+        return Route::composite;
+    // The kernel's gradient is that of the logits.
+    if (c10::GradMode::is_enabled() && (call.target.requires_grad() || requires_grad(call.weight))) return otherwise;
+    return Route::kernel;
+}
+
+void check_smooth_labels(const at::Tensor &target, const c10::SymInt &num_classes, double epsilon, const OptionalTensor &prior,
+                         std::optional<at::ScalarType> dtype) {
+    TORCH_CHECK_TYPE(is_index_dtype(target.scalar_type()), "target must be a tensor of integers, got ", target.scalar_type());
+    TORCH_CHECK_VALUE(num_classes >= 1, "num_classes must be at least 1, got ", num_classes);
+    TORCH_CHECK_VALUE(epsilon >= 0.0 && epsilon <= 1.0, "epsilon must be between 0 and 1, got ", epsilon);
+    TORCH_CHECK_VALUE(!dtype || is_kernel_dtype(*dtype), "dtype must be float32, float64, bfloat16 or float16, got ", *dtype);
+    check_prior(prior, num_classes);
+}
+
+at::Tensor hand_over(const Call &call) {
+    auto input = call.input;
+    auto target = call.target;
+    const auto &options = call.options;
+    const bool probabilities = !input.is_nested() && !target.is_nested() && has_probabilities(call);
+    if (input.dim() > 1 && options.dim != 1) {
+        const auto dim = class_dim(input, options.dim);
+        input = input.movedim(dim, 1);
+        if (probabilities) target = target.movedim(dim, 1);
+    }
+    // Native knows int64 and, without further dimensions, uint8.
+    if (!probabilities && is_index_dtype(target.scalar_type()) && target.scalar_type() != at::kLong)
+        target = target.to(at::kLong);
+    return at::cross_entropy_loss_symint(input, target, call.weight, options.reduction, options.ignore_index,
+                                         options.label_smoothing);
+}
+
+} // namespace ls_loss

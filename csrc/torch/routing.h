@@ -1,0 +1,39 @@
+// Who computes a call: the kernel, native F.cross_entropy or the composite. Decided here alone, from metadata, never from data.
+// Knows nothing of how any of the three computes.
+#pragma once
+
+#include "call.h"
+
+namespace ls_loss {
+
+enum class Route { kernel, native, composite };
+
+bool is_kernel_dtype(at::ScalarType dtype);
+
+// Raises for what no route accepts: smoothing out of range (torch convention), a bad reduction or convention, a prior of a
+// wrong shape or kind.
+void check_options(const Call &call);
+
+// The class dimension counted from the front; 0 for 1-d logits. IndexError if it is out of range.
+int64_t class_dim(const at::Tensor &input, int64_t dim);
+
+// True if the target has the logits' shape, which under the torch convention makes it probabilities.
+bool has_probabilities(const Call &call);
+
+// True if shapes and dtypes fit together; native raises for everything else.
+bool well_formed(const Call &call);
+
+// True if the ops below autograd serve the call: dense tensors on the CPU, or without data, of the kernels' dtypes.
+bool served_by_kernel(const Call &call);
+
+Route route(const Call &call);
+
+// Raises for arguments that smooth_labels does not take; what only data can tell is left to who computes.
+void check_smooth_labels(const at::Tensor &target, const c10::SymInt &num_classes, double epsilon, const OptionalTensor &prior,
+                         std::optional<at::ScalarType> dtype);
+
+// Native cross entropy with the class dimension moved to where it expects it: for what the kernel does not serve, and for its
+// errors.
+at::Tensor hand_over(const Call &call);
+
+} // namespace ls_loss
