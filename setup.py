@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from glob import glob
+from multiprocessing.pool import ThreadPool
 
 from setuptools import setup
 from setuptools.command.build_clib import build_clib
@@ -25,40 +26,43 @@ except ModuleNotFoundError as error:
     ) from None
 
 TORCH = ".".join(torch.__version__.split(".")[:2])
+if tuple(map(int, TORCH.split("."))) < (2, 13):
+    raise SystemExit(f"ls_loss needs torch >= 2.13 and found {torch.__version__}.")
+
 KERNELS, HEADERS = sorted(glob("csrc/kernels/*.c")), sorted(glob("csrc/*/*.h"))
 OBJECTS, ARCHIVE = "build/objects", "build/archive"  # kept: every way to install compiles only what changed
-DEBUG = os.environ.get("DEBUG", "0") != "0"
-FLAGS = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
+FLAGS = ["-O0", "-g", "-UNDEBUG"] if os.environ.get("DEBUG", "0") != "0" else ["-O3", "-g0"]
 FLAGS += ["-fvisibility=hidden", "-fstack-protector-strong", "-Wall"]
 KERNEL_FLAGS = [*FLAGS, "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wextra"]
+CC, CXX = (os.environ.setdefault(name, usual) for name, usual in (("CC", "gcc"), ("CXX", "g++")))
 
 
 def compiler_is_gcc():
     """Whether CC is gcc, whose OpenMP runtime is the one that torch brings."""
-    for variable in ("CC", "CXX"):
-        command = os.environ[variable]
+    for command in (CC, CXX):
         if not shutil.which(shlex.split(command)[0]):
-            raise SystemExit(
-                "ls_loss is compiled from C and C++ and needs gcc and g++, or what the variables CC and CXX name: "
-                f"there is no {command} here."
-            )
-    dump = [*shlex.split(os.environ["CC"]), "-dM", "-E", "-"]
-    macros = subprocess.run(dump, input="", capture_output=True, text=True, check=True).stdout
-    return "__GNUC__" in macros and "__clang__" not in macros
+            raise SystemExit(f"ls_loss is compiled with gcc and g++, or with CC and CXX: there is no {command} here.")
+    macros = subprocess.run([*shlex.split(CC), "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True)
+    return "__GNUC__" in macros.stdout and "__clang__" not in macros.stdout
 
 
 class BuildKernels(build_clib):
-    """The static library, with OpenMP where the compiler's runtime is torch's."""
+    """The static library, with OpenMP where the compiler's runtime is torch's; compiles its files side by side."""
 
     def finalize_options(self):
         super().finalize_options()
         self.build_temp, self.build_clib = OBJECTS, ARCHIVE
 
     def build_libraries(self, libraries):
+        openmp = ["-fopenmp"] if compiler_is_gcc() else []
+        compile_files = self.compiler.compile
+
+        def compile_side_by_side(sources, *, extra_postargs, **options):
+            with ThreadPool(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
+                pool.map(lambda file: compile_files([file], extra_postargs=extra_postargs + openmp, **options), sources)
+
+        self.compiler.compile = compile_side_by_side
         shutil.rmtree(ARCHIVE, ignore_errors=True)  # ar would keep the objects of removed sources
-        if compiler_is_gcc():
-            for _, library in libraries:
-                library["cflags"].append("-fopenmp")
         super().build_libraries(libraries)
 
 
@@ -76,11 +80,6 @@ class BuildGlue(BuildExtension):
             extension.define_macros.append(("LS_USE_TORCH_PARALLEL_FOR", None))
         super().build_extensions()
 
-
-if tuple(map(int, TORCH.split("."))) < (2, 13):
-    raise SystemExit(f"ls_loss needs torch >= 2.13 and found {torch.__version__}.")
-os.environ.setdefault("CC", "gcc")
-os.environ.setdefault("CXX", "g++")
 
 setup(
     install_requires=[f"torch=={TORCH}.*"],
