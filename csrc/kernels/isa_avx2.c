@@ -4,32 +4,32 @@
 
 #if defined(__x86_64__)
 
-#    include "vec_avx2.h"
+#include "vec_avx2.h"
 
-#    include "exp_log.h"
-#    include "frame.h"
-#    include "row_formula.h"
+#include "exp_log.h"
+#include "frame.h"
+#include "row_formula.h"
 
-#    define STORED f32
-#    define REAL f32
-#    define PACK_TILES
-#    include "kernels_template.h"
+#define STORED f32
+#define REAL f32
+#define PACK_TILES
+#include "kernels_template.h"
 
-#    define STORED f64
-#    define REAL f64
-#    include "kernels_template.h"
+#define STORED f64
+#define REAL f64
+#include "kernels_template.h"
 
-#    define STORED bf16
-#    define REAL f32
-#    define PACK_TILES
-#    define PACK_CONVERTS
-#    include "kernels_template.h"
+#define STORED bf16
+#define REAL f32
+#define PACK_TILES
+#define PACK_CONVERTS
+#include "kernels_template.h"
 
-#    define STORED f16
-#    define REAL f32
-#    define PACK_TILES
-#    define PACK_CONVERTS
-#    include "kernels_template.h"
+#define STORED f16
+#define REAL f32
+#define PACK_TILES
+#define PACK_CONVERTS
+#include "kernels_template.h"
 
 static int has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

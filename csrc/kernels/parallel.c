@@ -9,7 +9,7 @@
 #include "ls_kernels.h"
 
 #ifdef _OPENMP
-#    include <omp.h>
+#include <omp.h>
 #endif
 
 static _Atomic(ls_parallel_for) external_loop;
@@ -73,7 +73,7 @@ void ls_share(int workers, int64_t units, ls_share_body body, void *context) {
 #ifdef _OPENMP
         /* The whole team starts (a team of another size makes libgomp rebuild its pool); it may be larger or smaller than
          * `workers`. */
-#    pragma omp parallel
+#pragma omp parallel
         for (int worker = omp_get_thread_num(); worker < all.workers; worker += omp_get_num_threads()) do_share(&all, worker);
 #else
         do_shares(0, workers, &all);

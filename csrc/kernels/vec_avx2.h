@@ -13,10 +13,9 @@
 enum { lanes_f32 = 8, unroll_f32 = 2, tile_f32 = 8, lanes_f64 = 4, unroll_f64 = 2, tile_f64 = 1 };
 typedef __m256 vec_f32;
 typedef __m256 mask_f32;
-typedef __m256i index_vec_f32;
+
 typedef __m256d vec_f64;
 typedef __m256d mask_f64;
-typedef __m256i index_vec_f64;
 
 LS_INLINE vec_f32 splat_f32(float x) { return _mm256_set1_ps(x); }
 LS_INLINE vec_f32 add_f32(vec_f32 a, vec_f32 b) { return _mm256_add_ps(a, b); }
