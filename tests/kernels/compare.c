@@ -6,12 +6,22 @@
 #include "report.h"
 
 /* Limits in units of reference.h, before the last rounding, which adds half an ULP of what is stored: 4 ULP in all for a loss
- * without smoothing, 1.5 with, 8 units for a gradient. */
-static const real hard_limit = 3.5L, smooth_limit = 1, smooth_limit_f64 = 3.5L, probabilities_limit = 4, gradient_limit = 7;
-static const real row_sum_limit = 4;
+ * without smoothing, 1.5 with, 8 units for a gradient, 4 for the sum of a row's gradient. Where s comes from weights, a prior
+ * or probabilities, every term carries one more rounding, that of s. */
+typedef struct {
+    real loss, gradient, row_sum;
+} limits;
 
-/* Where long double is no wider than double, the reference itself is off by as much. */
-static real widened(ls_dtype dtype, real limit) { return dtype == LS_F64 && !long_double_is_wide() ? limit + 8 : limit; }
+static limits limits_of(const sample *asked) {
+    const test_case *o = &asked->options;
+    int s_is_rounded = asked->probabilities || asked->prior || (asked->weight && o->convention == LS_TORCH);
+    limits of = {.loss = 3.5L, .gradient = 7, .row_sum = 4};
+    if (o->label_smoothing != 0 && o->dtype != LS_F64) of.loss = s_is_rounded ? 2 : 1;
+    if (asked->probabilities) of.loss = 4;
+    if (asked->probabilities || (o->label_smoothing != 0 && s_is_rounded)) of.row_sum = 8;
+    if (o->dtype == LS_F64 && !long_double_is_wide()) of = (limits){of.loss + 8, of.gradient + 8, of.row_sum + 8};
+    return of;
+}
 
 int is_close(ls_dtype dtype, real got, real value, real slack) {
     if (isnan(value)) return isnan(got);
@@ -35,16 +45,9 @@ static figure loss_figure(const sample *asked) {
                     is_f64);
 }
 
-static real loss_limit(const sample *asked) {
-    real limit = hard_limit;
-    if (is_smooth(asked)) limit = asked->options.dtype == LS_F64 ? smooth_limit_f64 : smooth_limit;
-    if (asked->probabilities) limit = probabilities_limit;
-    return widened(asked->options.dtype, limit);
-}
-
 void compare_loss(const sample *asked, const answers *expected, const void *loss, const char *text) {
     ls_dtype dtype = asked->options.loss_dtype;
-    real limit = loss_limit(asked);
+    real limit = limits_of(asked).loss;
     for (int64_t i = 0; i < expected->losses; i++) {
         answer wanted = expected->loss[i];
         real got = load(dtype, loss, i), error = fabsl(got - wanted.value);
@@ -54,7 +57,8 @@ void compare_loss(const sample *asked, const answers *expected, const void *loss
             return;
         }
         if (!isfinite(wanted.value) || wanted.value == 0 || !isfinite(got)) continue;
-        record(loss_figure(asked), error / (is_16_bit(dtype) ? ulp_at(dtype, wanted.value) : wanted.unit), text);
+        record(loss_figure(asked), error / (is_16_bit(dtype) ? fmaxl(wanted.unit, ulp_at(dtype, wanted.value)) : wanted.unit),
+               text);
     }
 }
 
@@ -63,7 +67,10 @@ void compare_loss(const sample *asked, const answers *expected, const void *loss
 static void compare_factor(const sample *asked, const answers *expected, float factor, const char *text) {
     int exponent;
     real largest = 0;
-    for (int64_t row = 0; row < rows_of(&asked->options); row++) largest = fmaxl(largest, expected->row_scale[row]);
+    for (int64_t row = 0; row < rows_of(&asked->options); row++) {
+        if (!isfinite(expected->row_scale[row])) largest = (real)INFINITY;
+        largest = fmaxl(largest, expected->row_scale[row]);
+    }
     if (!(factor > 0) || !isfinite(factor) || frexpf(factor, &exponent) != 0.5f) {
         fail("factor %g is no power of two: %s", (double)factor, text);
     } else if (asked->options.dtype != LS_F16 && factor != 1) {
@@ -75,7 +82,8 @@ static void compare_factor(const sample *asked, const answers *expected, float f
     }
 }
 
-static void compare_row_sum(const sample *asked, const answers *expected, const void *gradient, int64_t row, const char *text) {
+static void compare_row_sum(const sample *asked, const answers *expected, const void *gradient, int64_t row, real limit,
+                            const char *text) {
     const test_case *o = &asked->options;
     real sum = 0, magnitude = 0, underflow = 0;
     for (int64_t k = 0; k < o->classes; k++) {
@@ -86,21 +94,22 @@ static void compare_row_sum(const sample *asked, const answers *expected, const 
     }
     if (isnan(sum) || magnitude == 0) return;
     real unit = roundoff(o->dtype) * fmaxl(expected->row_scale[row], magnitude / 2) + underflow;
-    if (fabsl(sum) > widened(o->dtype, row_sum_limit) * unit) {
+    if (fabsl(sum) > limit * unit) {
         fail("gradient of row %lld sums to %.3Lg, %.3Lg units: %s", (long long)row, sum, fabsl(sum) / unit, text);
     }
     record(o->dtype == LS_F64 ? FIGURE_ROW_SUM_F64 : FIGURE_ROW_SUM_F32, fabsl(sum) / unit, text);
 }
 
-static int compare_element(const sample *asked, answer wanted, real got, const char *text) {
+static int compare_element(const sample *asked, answer wanted, real got, real limit, const char *text) {
     static const figure figures[] = {FIGURE_GRADIENT_F32, FIGURE_GRADIENT_F64, FIGURE_GRADIENT_BF16, FIGURE_GRADIENT_F16};
     ls_dtype dtype = asked->options.dtype;
-    if (!is_close(dtype, got, wanted.value, widened(dtype, gradient_limit) * wanted.unit)) return 0;
+    if (!is_close(dtype, got, wanted.value, limit * wanted.unit)) return 0;
     if (!isfinite(wanted.value)) return 1;
     real unit = wanted.unit;
     if (is_16_bit(dtype)) {
+        int cancels = fabsl(wanted.value) < wanted.unit / roundoff(dtype) / 4;
+        if (!cancels) record_rounding(dtype, got == round_to(dtype, wanted.value));
         unit = fmaxl(unit, ulp_at(dtype, wanted.value));
-        record_rounding(dtype, got == round_to(dtype, wanted.value));
     }
     if (unit > 0) record(figures[dtype], fabsl(got - wanted.value) / unit, text);
     return 1;
@@ -108,21 +117,22 @@ static int compare_element(const sample *asked, answer wanted, real got, const c
 
 void compare_gradient(const sample *asked, const answers *expected, const void *gradient, float factor, const char *text) {
     const test_case *o = &asked->options;
+    const limits limit = limits_of(asked);
     compare_factor(asked, expected, factor, text);
     for (int64_t i = 0; i < elements_of(o); i++) {
         answer wanted = {expected->gradient[i].value / factor, expected->gradient[i].unit / factor};
         real got = load(o->dtype, gradient, i);
-        if (!compare_element(asked, wanted, got, text)) {
+        if (!compare_element(asked, wanted, got, limit.gradient, text)) {
             fail("gradient[%lld] (outer %lld, class %lld, inner %lld; target %lld) %.9Lg, expected %.21Lg, error %.4Lg units "
                  "(limit %.3Lg): %s",
                  (long long)i, (long long)(i / (o->classes * o->inner)), (long long)(i / o->inner % o->classes),
                  (long long)(i % o->inner), (long long)asked->target[i / (o->classes * o->inner) * o->inner + i % o->inner],
-                 got, wanted.value, fabsl(got - wanted.value) / wanted.unit, gradient_limit, text);
+                 got, wanted.value, fabsl(got - wanted.value) / wanted.unit, limit.gradient, text);
             return;
         }
     }
     if (is_16_bit(o->dtype)) return;
-    for (int64_t row = 0; row < rows_of(o); row++) compare_row_sum(asked, expected, gradient, row, text);
+    for (int64_t row = 0; row < rows_of(o); row++) compare_row_sum(asked, expected, gradient, row, limit.row_sum, text);
 }
 
 void compare_error(ls_status status, const ls_error *got, const ls_error *expected, const char *text) {

@@ -5,7 +5,7 @@
  * Exit status 0 if nothing failed. OMP_NUM_THREADS does not matter: five threads are set here, so that the thread counts that
  * the tests ask for exist. */
 #ifdef _OPENMP
-#    include <omp.h>
+#include <omp.h>
 #endif
 #include <stdio.h>
 #include <string.h>

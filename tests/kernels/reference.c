@@ -142,9 +142,10 @@ static void gradient_of(const sample *asked, int64_t row, coefficients c, const 
         real s = s_of(asked, row, k, c.beta, &absent);
         real p = shape->exps[k] / (1 + shape->rest), p_minus_1 = k == shape->peak ? -shape->rest / (1 + shape->rest) : p - 1;
         real value = scale * p - c.beta * s;
-        if (is_target) value = c.alpha * p_minus_1 + c.beta * (sum_s * p - s);
+        if (is_target) value = c.alpha * p_minus_1 + c.beta * (s_sum.sum * p - s);
         real q = fabsl(c.beta * s) + (is_target ? fabsl(c.alpha) : 0);
-        gradient[k * o->inner] = (answer){value, u * fmaxl(fabsl(scale) * p, q) + fabsl(scale) * smallest_exp(o->dtype)};
+        real unit = roundoff(o->dtype) * fmaxl(scale_of_terms * p, q) + scale_of_terms * smallest_exp(o->dtype);
+        gradient[k * o->inner] = (answer){value, unit};
     }
 }
 
@@ -157,7 +158,7 @@ static void answer_row(const sample *asked, int64_t row, coefficients c, real *e
         return;
     }
     exact_sum sum_s = {0, 0}, smooth = {0, 0};
-    real z = log1pl(shape.rest), magnitude = 0, with_ones = 0, largest = 0; /* z relative to the maximum */
+    real z = log1pl(shape.rest), magnitude = 0, sum_of_magnitudes = 0, largest = 0; /* z relative to the maximum */
     for (int64_t k = 0; k < o->classes; k++) {
         int absent;
         real s = s_of(asked, row, k, c.beta, &absent);
@@ -166,20 +167,18 @@ static void answer_row(const sample *asked, int64_t row, coefficients c, real *e
         add(&sum_s, s);
         add(&smooth, s * distance);
         magnitude += fabsl(s) * fabsl(distance);
-        with_ones += fabsl(s) * (1 + fabsl(distance));
+        sum_of_magnitudes += fabsl(s);
         largest = fmaxl(largest, fabsl(s));
     }
-    real hard = 0, u = roundoff(o->dtype);
-    if (!asked->probabilities && !is_ignored(asked, row) && o->label_smoothing != 1) {
-        hard = c.alpha * (z - distance_of(&shape, asked->target[row]));
-    }
-    real value = hard + (c.beta == 0 ? 0 : c.beta * value_of(smooth));
-    real unit = ulp_at(arithmetic(o->dtype), value);
+    int has_target = !asked->probabilities && !is_ignored(asked, row);
+    real hard = has_target ? c.alpha * (z - distance_of(&shape, asked->target[row])) : 0, u = roundoff(o->dtype);
+    real value = hard + (c.beta == 0 ? 0 : c.beta * value_of(smooth)), unit = ulp_at(arithmetic(o->dtype), value);
     if (c.beta != 0) unit += 2 * u * (fabsl(hard) + fabsl(c.beta) * magnitude - fabsl(value));
-    if (asked->probabilities) unit = u * fabsl(c.beta) * with_ones;
+    if (!has_target || asked->target[row] != shape.peak) unit += 2 * u * fabsl(c.beta) * sum_of_magnitudes;
+    if (asked->probabilities) unit = u * fabsl(c.beta) * (sum_of_magnitudes + magnitude);
     *loss = (answer){value, unit};
     *row_scale = fmaxl(fabsl(c.alpha + c.beta * value_of(sum_s)), fabsl(c.alpha) + fabsl(c.beta) * largest);
-    gradient_of(asked, row, c, &shape, value_of(sum_s), gradient + element_index(o, row, 0));
+    gradient_of(asked, row, c, &shape, (s_sums){value_of(sum_s), sum_of_magnitudes}, gradient + element_index(o, row, 0));
 }
 
 static void reduce(const sample *asked, answers *made, const answer *row_loss, int64_t counted) {
@@ -209,7 +208,7 @@ answers make_answers(const sample *asked) {
     if (!row_loss || !exps || !of_row || !made.gradient || !made.row_scale) exit(2);
     counted = make_coefficients(asked, of_row);
     for (int64_t row = 0; row < rows; row++) {
-        if (is_ignored(asked, row) && o->convention == LS_TORCH) continue;
+        if (is_ignored(asked, row) && (o->convention == LS_TORCH || o->label_smoothing == 0)) continue;
         answer_row(asked, row, of_row[row], exps, &row_loss[row], made.gradient, &made.row_scale[row]);
     }
     free(of_row);

@@ -29,8 +29,10 @@ typedef enum {
 void set_isa(int index); /* selects the instruction set, and counts what follows for it */
 const char *current_isa(void);
 
-void record(figure which, real error, const char *where);  /* keeps the largest, and where it was met */
-void record_rounding(ls_dtype dtype, int is_rounded_once); /* share of 16-bit gradients equal to the exact value rounded once */
+void record(figure which, real error, const char *where); /* keeps the largest, and where it was met */
+void record_rounding(
+    ls_dtype dtype,
+    int is_rounded_once); /* share of 16-bit gradients equal to the exact value rounded once, where no terms cancel */
 void record_call(void);
 
 /* Counts a mismatch and prints the first few. */

@@ -95,7 +95,7 @@ static void start_threads(own_call *calls) {
 
 static void start_region(own_call *calls) {
 #ifdef _OPENMP
-#    pragma omp parallel for
+#pragma omp parallel for
 #endif
     for (int i = 0; i < CALLERS; i++) run_call(&calls[i]);
 }
