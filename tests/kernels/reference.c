@@ -133,10 +133,14 @@ static void nan_row(const sample *asked, int64_t row, answer *loss, answer *grad
     }
 }
 
-static void gradient_of(const sample *asked, int64_t row, coefficients c, const row_shape *shape, real sum_s,
+typedef struct {
+    real sum, magnitude; /* of s, and of |s| */
+} s_sums;
+
+static void gradient_of(const sample *asked, int64_t row, coefficients c, const row_shape *shape, s_sums s_sum,
                         answer *gradient) {
     const test_case *o = &asked->options;
-    real scale = c.alpha + c.beta * sum_s, u = roundoff(o->dtype);
+    real scale = c.alpha + c.beta * s_sum.sum, scale_of_terms = fabsl(c.alpha) + fabsl(c.beta) * s_sum.magnitude;
     for (int64_t k = 0; k < o->classes; k++) {
         int absent, is_target = !asked->probabilities && k == asked->target[row] && !is_ignored(asked, row);
         real s = s_of(asked, row, k, c.beta, &absent);
