@@ -94,7 +94,7 @@ bool fold_around(const at::Tensor &tensor, int64_t dim, int64_t (&strides)[3]) {
     const auto outer = fold(tensor, 0, dim), inner = fold(tensor, dim + 1, tensor.dim());
     if (!outer || !inner) return false;
     strides[0] = outer->stride;
-    strides[1] = tensor.size(dim) == 1 ? 1 : tensor.stride(dim);
+    strides[1] = tensor.size(dim) == 1 ? inner->size : tensor.stride(dim); // one class: as if contiguous
     strides[2] = inner->stride;
     return true;
 }
