@@ -15,8 +15,8 @@ import ls_loss
 
 SECONDS = 120  # a hang is what some of these tests look for
 
-# The start of every process of its own. The batch is many times larger than what one thread still does alone. A step has no
-# large operation of torch's own: after a fork that would hang.
+# The start of every process of its own. The batch is many times larger than what one thread still does alone; a step
+# has no large operation of torch's own, which would hang after a fork.
 PRELUDE = """
 import os, threading, torch
 import ls_loss
