@@ -26,11 +26,11 @@
 #define LOG2E 0x1.71547652b82fep+0
 #define LN2 0x1.62e42fefa39efp-1
 
-/* ln 2 to 12 and 42 bits, and the rest. */
+/* ln 2 to 12 and 40 bits, and the rest. */
 #define LN2_HIGH_f32 0x1.62ep-1f
 #define LN2_LOW_f32 0x1.0bfbe8p-15f
-#define LN2_HIGH_f64 0x1.62e42fefa38p-1
-#define LN2_LOW_f64 0x1.ef35793c7673p-45
+#define LN2_HIGH_f64 0x1.62e42fefa2000p-1
+#define LN2_LOW_f64 0x1.9ef35793c7673p-41
 
 /* q of degree 5 in r, so exp of degree 6: 0.29 x 2^-24 on [-ln2/2, ln2/2]. */
 LS_INLINE vec_f32 exp_rest_f32(vec_f32 r) {

@@ -1,7 +1,7 @@
 /* What exps are taken relative to. Included once by each isa_*.c.
  *
  * A frame is what exps are taken relative to: e^(x - shift) 2^-exponent. It is chosen near a reference logit `ref` so that x -
- * shift is exact wherever the exp matters: shift is 0 unless |ref| >= 256, where logits near ref differ from it exactly
+ * shift is exact wherever the exp matters: shift is 0 unless |ref| is so large that logits near ref differ from it exactly
  * (Sterbenz). So no rounding of x - ref enters the exps, and a frame moves by an exact power of two.
  */
 #ifndef LS_FRAME_H
@@ -15,6 +15,10 @@
  * overflow. */
 #define MARGIN 60
 
+/* Above twice the depth from where on exps are 0 (87 and 708), logits that matter lie within a factor of 2 of ref. */
+#define PLAIN_SHIFT_f32 256
+#define PLAIN_SHIFT_f64 2048
+
 #define LEAST_f32 (-3.402823466e38f)
 #define LEAST_f64 (-1.7976931348623157e308)
 
@@ -26,11 +30,11 @@ typedef struct {
 } frame_f64;
 
 LS_INLINE frame_f32 frame_at_f32(float ref) {
-    float shift = fabsf(ref) < 256 ? 0 : ref;
+    float shift = fabsf(ref) < PLAIN_SHIFT_f32 ? 0 : ref;
     return (frame_f32){shift, ((ref - shift) * (float)LOG2E + 12582912.0f) - 12582912.0f, ref};
 }
 LS_INLINE frame_f64 frame_at_f64(double ref) {
-    double shift = fabs(ref) < 256 ? 0 : ref;
+    double shift = fabs(ref) < PLAIN_SHIFT_f64 ? 0 : ref;
     return (frame_f64){shift, ((ref - shift) * LOG2E + 6755399441055744.0) - 6755399441055744.0, ref};
 }
 

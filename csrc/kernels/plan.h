@@ -17,16 +17,15 @@ static inline int64_t ls_chunks(int64_t num_classes) { return (num_classes + LS_
 /* Rows of few classes are packed side by side, so many at a time. */
 enum { LS_SHORT = 32, LS_PACK = 64 };
 
-/* Positions side by side take working memory in whole vectors of any instruction set. */
-enum { LS_PLANE_BLOCK = 32 };
+/* Positions side by side take working memory in whole vectors of any instruction set: arrays of doubles, arrays of the type
+ * that arithmetic runs in (`bytes` each), and a version of the frames for each block of classes, and one to begin with. */
+enum { LS_PLANE_BLOCK = 32, LS_TILE_DOUBLES = 9, LS_TILE_REALS = 7 };
 static inline int64_t ls_padded(int64_t positions) { return (positions + 15) / 16 * 16; }
-
-/* Working memory of a tile of positions; `bytes` are those of the type that arithmetic runs in. */
+static inline int64_t ls_plane_blocks(int64_t num_classes) { return (num_classes / LS_PLANE_BLOCK + 16) / 16 * 16; }
 static inline int64_t ls_tile_bytes(int64_t positions, int64_t num_classes, size_t bytes) {
-    const int64_t blocks = (num_classes + LS_PLANE_BLOCK - 1) / LS_PLANE_BLOCK, real = (int64_t)bytes,
-                  padded = ls_padded(positions);
-    return padded * (5 * (int64_t)sizeof(double) + 8 * real) + (blocks + 16) / 16 * 16 * (int64_t)sizeof(int32_t) +
-           2 * (blocks + 1) * padded * real;
+    const int64_t real = (int64_t)bytes, padded = ls_padded(positions), blocks = ls_plane_blocks(num_classes);
+    return padded * (LS_TILE_DOUBLES * (int64_t)sizeof(double) + (LS_TILE_REALS + 1) * real) +
+           blocks * (int64_t)sizeof(int32_t) + 2 * (blocks + 1) * padded * real;
 }
 
 /* Sums of losses keep this many slots, filled lane by lane, so that their bits do not depend on the width of vectors. */

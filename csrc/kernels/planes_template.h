@@ -7,6 +7,7 @@
  * done again. Frames are kept in versions: a new one only where some position's frame moved.
  */
 
+#define PLANE_GROUP 8    /* classes swept together */
 #define PLANE_GUESS 8    /* classes looked at for the first reference */
 #define DEAD_POSITION -2 /* in place of the target of a row that is ignored altogether */
 
@@ -22,11 +23,14 @@ typedef struct {
 
 /* A tile's working memory: one entry per position, padded to whole vectors. */
 typedef struct {
-    V(real) * ref, *max, *sum, *dot, *s_sum, *scale, *minus_beta;
-    V(index) * target;
-    double *sum_all, *dot_all, *s_all, *exp_scale, *grad_y;
-    V(real) * versions; /* shift and MAGIC - exponent of each version */
-    int32_t *version;   /* of each block */
+    double *sum_all, *dot_all, *s_all;       /* sums over the blocks done */
+    double *kind, *x_y, *s_y, *alpha;        /* of the targets; kind: 1 a target, 0 none, -1 a dead position */
+    double *exp_scale, *grad_y;              /* results of the formula */
+    V(real) * ref, *max, *sum, *dot, *s_sum; /* max and sums of one block */
+    V(real) * scale, *minus_beta;            /* of the gradient */
+    V(index) * target;                       /* a class, -1, or DEAD_POSITION */
+    V(real) * versions;                      /* shift and MAGIC - exponent of each version of the frames */
+    int32_t *version;                        /* of each block */
     int64_t padded;
     int has_dead;
 } X(work);
@@ -34,14 +38,14 @@ typedef struct {
 LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes) {
     X(work) work = {0};
     work.padded = ls_padded(positions);
+    double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,     &work.kind,  &work.x_y,
+                                         &work.s_y,     &work.alpha,   &work.exp_scale, &work.grad_y};
+    V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale, &work.minus_beta};
     char *at = (char *)scratch;
-    double **doubles[] = {&work.sum_all, &work.dot_all, &work.s_all, &work.exp_scale, &work.grad_y};
-    for (int i = 0; i < 5; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
-    V(real) * *reals[] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale, &work.minus_beta};
-    for (int i = 0; i < 7; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;
+    for (int i = 0; i < LS_TILE_DOUBLES; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
+    for (int i = 0; i < LS_TILE_REALS; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;
     work.target = (V(index) *)(void *)at, at += work.padded * (int64_t)sizeof(V(index));
-    work.version = (int32_t *)(void *)at,
-    at += ((num_classes + LS_PLANE_BLOCK - 1) / LS_PLANE_BLOCK + 16) / 16 * 16 * (int64_t)sizeof(int32_t);
+    work.version = (int32_t *)(void *)at, at += ls_plane_blocks(num_classes) * (int64_t)sizeof(int32_t);
     work.versions = (V(real) *)(void *)at;
     return work;
 }
@@ -64,68 +68,85 @@ LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c
     }
 }
 
-/* `count` classes from c on for all positions, added to sum, dot and s_sum. */
-LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
-                                int count, ls_smoothing smoothing, int keep) {
-    const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
-    const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
-    V(vec) s_of[4], scale_of[4];
-    int absent[4];
+/* What `count` classes from c on have in common for all positions. */
+typedef struct {
+    int64_t c;
+    int count, absent[PLANE_GROUP];
+    V(vec) s[PLANE_GROUP], q_scale[PLANE_GROUP];
+} X(classes);
+
+LS_INLINE X(classes) X(classes_at)(const ls_plan *plan, int64_t c, int count, ls_smoothing smoothing) {
+    X(classes) classes = {.c = c, .count = count};
     for (int k = 0; k < count; k++) {
         V(real) s = smoothing == LS_VECTOR ? ((const V(real) *)plan->s)[c + k] : 1;
-        absent[k] = s == 0 && !signbit(s);
-        s_of[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_shift)[c + k] : s);
-        scale_of[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_scale)[c + k] : 0);
+        classes.absent[k] = s == 0 && !signbit(s);
+        classes.s[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_shift)[c + k] : s);
+        classes.q_scale[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_scale)[c + k] : 0);
     }
-    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
-        const int64_t left = tile->positions - i;
-        const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
-        /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
-        const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
-        V(vec) max = V(load)(work->max + i), e[4], term[4], s_sum[4];
-        for (int k = 0; k < count; k++) {
-            const int64_t at = (c + k) * tile->x_stride + i;
-            const V(mask) hit = V(is_index)(work->target + i, c + k);
-            V(vec) x = X(load_some)(tile->x + at, left);
-            if (left < V(lanes)) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
-            x = V(pick)(hit, minus_infinity, x);
-            max = V(max_keep)(x, max);
-            e[k] = V(exp)(V(sub)(x, shift), magic, low);
-            if (keep && left >= V(lanes)) V(store)(tile->exps + (c + k) * tile->exps_stride + i, e[k]);
-            if (keep && left < V(lanes)) V(store_n)(tile->exps + (c + k) * tile->exps_stride + i, e[k], left);
-            if (smoothing == LS_PLAIN) continue;
-            term[k] = V(sub)(x, ref);
-            V(vec) s = s_of[k];
-            if (smoothing == LS_DENSE) {
-                s = V(fma)(X(load_some)(tile->q + (c + k) * tile->q_stride + i, left), scale_of[k], s);
-                s_sum[k] = s;
-            }
-            if (smoothing != LS_UNIFORM) term[k] = V(mul)(s, term[k]);
-            term[k] = absent[k] ? V(splat)(0) : V(zero_if)(hit, term[k]);
-        }
-        for (int k = 1; k < count; k++) {
-            e[0] = V(add)(e[0], e[k]);
-            if (smoothing != LS_PLAIN) term[0] = V(add)(term[0], term[k]);
-            if (smoothing == LS_DENSE) s_sum[0] = V(add)(s_sum[0], s_sum[k]);
-        }
-        V(store)(work->max + i, max);
-        V(store)(work->sum + i, V(add)(V(load)(work->sum + i), e[0]));
-        if (smoothing != LS_PLAIN) V(store)(work->dot + i, V(add)(V(load)(work->dot + i), term[0]));
-        if (smoothing == LS_DENSE) V(store)(work->s_sum + i, V(add)(V(load)(work->s_sum + i), s_sum[0]));
-    }
+    return classes;
 }
 
-/* One block of classes for all positions: sums since its start in work->sum, dot and s_sum. */
+/* One vector of positions: some classes' exps stored, and added to the sums of the block (which begin with them, if `first`).
+ */
+LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const X(classes) * classes, int count,
+                              const V(real) * shifts, const V(real) * magics, int64_t i, ls_smoothing smoothing, int keep,
+                              int first, int whole) {
+    const int64_t left = tile->positions - i;
+    const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
+    const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
+    /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
+    const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
+    V(vec) max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i), sum = V(splat)(0), dot = V(splat)(0), s_sum = V(splat)(0);
+    for (int k = 0; k < count; k++) {
+        const int64_t c = classes->c + k;
+        const V(mask) hit = V(is_index)(work->target + i, c);
+        V(vec) x = whole ? S(load)(tile->x + c * tile->x_stride + i) : S(load_n)(tile->x + c * tile->x_stride + i, left);
+        if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
+        x = V(pick)(hit, minus_infinity, x);
+        max = V(max_keep)(x, max);
+        V(vec) e = V(exp)(V(sub)(x, shift), magic, low);
+        sum = V(add)(sum, e);
+        if (keep && whole) V(store)(tile->exps + c * tile->exps_stride + i, e);
+        if (keep && !whole) V(store_n)(tile->exps + c * tile->exps_stride + i, e, left);
+        if (smoothing == LS_PLAIN || (smoothing == LS_VECTOR && classes->absent[k])) continue;
+        V(vec) term = V(sub)(x, ref);
+        if (smoothing == LS_VECTOR) term = V(mul)(classes->s[k], term);
+        if (smoothing == LS_DENSE) {
+            const S(elem) *q = tile->q + c * tile->q_stride + i;
+            V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), classes->q_scale[k], classes->s[k]);
+            s_sum = V(add)(s_sum, s);
+            term = V(mul)(s, term);
+        }
+        dot = V(add)(dot, V(zero_if)(hit, term));
+    }
+    V(store)(work->max + i, max);
+    V(store)(work->sum + i, first ? sum : V(add)(V(load)(work->sum + i), sum));
+    if (smoothing != LS_PLAIN) V(store)(work->dot + i, first ? dot : V(add)(V(load)(work->dot + i), dot));
+    if (smoothing == LS_DENSE) V(store)(work->s_sum + i, first ? s_sum : V(add)(V(load)(work->s_sum + i), s_sum));
+}
+
+LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
+                                int count, ls_smoothing smoothing, int keep, int first) {
+    const X(classes) classes = X(classes_at)(plan, c, count, smoothing);
+    const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
+    int64_t i = 0;
+    for (; i + V(lanes) <= tile->positions; i += V(lanes))
+        X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, first, 1);
+    if (i < tile->positions) X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, first, 0);
+}
+
+/* One block of classes for all positions: its largest logits, and its sums, in work->max, sum, dot and s_sum. */
 LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version,
                                     int64_t begin, int64_t end, ls_smoothing smoothing, int keep) {
-    const size_t bytes = (size_t)work->padded * sizeof(V(real));
-    memset(work->sum, 0, bytes);
-    memset(work->dot, 0, bytes);
-    memset(work->s_sum, 0, bytes);
-    for (int64_t i = 0; i < work->padded; i++) work->max[i] = V(LEAST);
     int64_t c = begin;
-    for (; c + 4 <= end; c += 4) X(sweep_classes)(plan, tile, work, version, c, 4, smoothing, keep);
-    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep);
+    if (c + PLANE_GROUP <= end) {
+        X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, 1);
+        for (c += PLANE_GROUP; c + PLANE_GROUP <= end; c += PLANE_GROUP)
+            X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, 0);
+    } else {
+        X(sweep_classes)(plan, tile, work, version, c++, 1, smoothing, keep, 1);
+    }
+    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep, 0);
 }
 
 /* Sum of s over the classes below c, the target's left out. */
@@ -219,49 +240,65 @@ static LS_TARGET int32_t X(sweep_tile)(const ls_plan *plan, const X(tile) * tile
 }
 
 LS_INLINE void X(set_targets)(const ls_plan *plan, const X(tile) * tile, X(work) * work) {
-    for (int64_t i = 0; i < work->padded; i++) {
-        int64_t target = plan->target && i < tile->positions ? plan->target[tile->first_row + i] : -1;
-        if (plan->target && target < 0 && plan->beta_ignored == 0) {
-            target = DEAD_POSITION;
-            work->has_dead |= i < tile->positions;
-        }
-        work->target[i] = (V(index))target;
+    const int dies = plan->target && plan->beta_ignored == 0;
+    int dead = 0;
+    for (int64_t i = 0; i < tile->positions; i++) {
+        const int64_t target = plan->target ? plan->target[tile->first_row + i] : -1;
+        work->kind[i] = target >= 0 ? 1 : -dies;
+        work->target[i] = (V(index))(target < 0 && dies ? DEAD_POSITION : target);
+        dead |= target < 0;
     }
+    for (int64_t i = tile->positions; i < work->padded; i++) work->target[i] = -1, work->kind[i] = 0;
+    work->has_dead = dead && dies;
+}
+
+/* What the formula needs of the targets' own classes. */
+LS_INLINE void X(gather_targets)(const ls_plan *plan, const X(tile) * tile, X(work) * work) {
+    const V(real) *weight = (const V(real) *)plan->class_weight, *s = (const V(real) *)plan->s;
+    for (int64_t i = 0; i < tile->positions; i++) {
+        const int64_t target = work->target[i];
+        work->x_y[i] = target >= 0 ? element_get(tile->x + target * tile->x_stride + i, S(dtype), 0) : -(double)INFINITY;
+        work->alpha[i] = target >= 0 ? plan->alpha : 0;
+    }
+    for (int64_t i = 0; weight && i < tile->positions; i++)
+        if (work->target[i] >= 0) work->alpha[i] *= (double)weight[work->target[i]];
+    for (int64_t i = 0; plan->smoothing == LS_VECTOR && i < tile->positions; i++)
+        work->s_y[i] = work->target[i] >= 0 ? (double)s[work->target[i]] : 1;
 }
 
 /* Losses of a tile, and what its gradient needs. */
 LS_INLINE void X(finish_tile)(const ls_plan *plan, const X(tile) * tile, X(work) * work, int32_t version, ls_sum *sum) {
     const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
-    const V(real) *weight = (const V(real) *)plan->class_weight, *s = (const V(real) *)plan->s;
-    for (int64_t first = 0; first < tile->positions; first += LS_SLOTS) {
-        row_lanes lanes = {0};
-        const int count = tile->positions - first < LS_SLOTS ? (int)(tile->positions - first) : LS_SLOTS;
-        for (int lane = 0; lane < count; lane++) {
-            const int64_t i = first + lane, target = work->target[i];
-            set_coefficients(plan, &lanes, lane, target, weight && target >= 0 ? (double)weight[target] : 1);
-            V(real) x_y = -(V(real))INFINITY;
-            lanes.sum[lane] = 1;
-            if (target >= 0) V(store_n)(&x_y, S(load_n)(tile->x + target * tile->x_stride + i, 1), 1);
-            lanes.x_y[lane] = (double)x_y;
-            if (target == DEAD_POSITION) continue;
-            lanes.s_y[lane] = target >= 0 && plan->smoothing == LS_VECTOR ? (double)s[target] : 1;
-            lanes.sum[lane] = work->sum_all[i];
-            lanes.dot[lane] = work->dot_all[i];
-            lanes.s_sum[lane] =
-                plan->smoothing == LS_DENSE ? work->s_all[i] : plan->s_sum - (target >= 0 ? lanes.s_y[lane] : 0);
-            lanes.shift[lane] = (double)shifts[i];
-            lanes.exponent[lane] = (double)(V(MAGIC) - magics[i]);
-            lanes.ref[lane] = (double)work->ref[i];
-        }
-        row_formula(&lanes, count, plan->smoothing != LS_PLAIN);
-        add_losses(sum, &lanes, count);
-        for (int lane = 0; lane < count; lane++) {
-            X(put_loss)(plan->problem, tile->first_row + first + lane, lanes.loss[lane]);
-            work->exp_scale[first + lane] = lanes.exp_scale[lane] * plan->grad_scale;
-            work->grad_y[first + lane] = lanes.grad_y[lane] * plan->grad_scale;
-            work->minus_beta[first + lane] = (V(real))(-lanes.beta[lane] * plan->grad_scale);
-        }
+    const vec_f64 zero = splat_f64(0), one = splat_f64(1), s_sum = splat_f64(plan->s_sum), beta = splat_f64(plan->beta);
+    const int is_dense = plan->smoothing == LS_DENSE, is_vector = plan->smoothing == LS_VECTOR;
+    X(gather_targets)(plan, tile, work);
+    for (int64_t i = 0; i < tile->positions; i += lanes_f64) {
+        const vec_f64 kind = load_f64(work->kind + i);
+        const mask_f64 has_target = less_f64(zero, kind), is_dead = less_f64(kind, zero);
+        const formula_rows in = {pick_f64(is_dead, one, load_f64(work->sum_all + i)),
+                                 zero_if_f64(is_dead, load_f64(work->dot_all + i)),
+                                 is_dense ? load_f64(work->s_all + i) : s_sum,
+                                 V(widen)(shifts + i),
+                                 sub_f64(splat_f64((double)V(MAGIC)), V(widen)(magics + i)),
+                                 V(widen)(work->ref + i),
+                                 load_f64(work->x_y + i),
+                                 is_vector ? load_f64(work->s_y + i) : one,
+                                 load_f64(work->alpha + i),
+                                 is_dense ? beta : pick_f64(has_target, beta, splat_f64(plan->beta_ignored)),
+                                 has_target};
+        const formula_results out = row_formula(in, plan->smoothing != LS_PLAIN);
+        add_losses(sum, (int)(i % LS_SLOTS), out.loss, tile->positions - i);
+        store_f64(work->exp_scale + i, mul_f64(out.exp_scale, splat_f64(plan->grad_scale)));
+        store_f64(work->grad_y + i, mul_f64(out.grad_y, splat_f64(plan->grad_scale)));
+        if (plan->problem->reduction != LS_NONE) continue;
+        double loss[lanes_f64];
+        store_f64(loss, out.loss);
+        for (int k = 0; k < lanes_f64 && i + k < tile->positions; k++)
+            X(put_loss)(plan->problem, tile->first_row + i + k, loss[k]);
     }
+    const V(real) minus_beta = (V(real))(-plan->beta * plan->grad_scale);
+    const V(real) minus_ignored = is_dense ? minus_beta : (V(real))(-plan->beta_ignored * plan->grad_scale);
+    for (int64_t i = 0; i < tile->positions; i++) work->minus_beta[i] = work->target[i] >= 0 ? minus_beta : minus_ignored;
 }
 
 /* From exps to gradients, class by class. */
@@ -274,7 +311,8 @@ LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const
         if (work->version[c / LS_PLANE_BLOCK] != version) {
             version = work->version[c / LS_PLANE_BLOCK];
             const V(real) *shift = X(shifts)(work, version), *magic = X(magics)(work, version);
-            for (int64_t i = 0; i < tile->positions; i++)
+            for (int64_t i = 0; version == final && i < tile->positions; i++) work->scale[i] = (V(real))work->exp_scale[i];
+            for (int64_t i = 0; version != final && i < tile->positions; i++)
                 work->scale[i] = (V(real))(work->exp_scale[i] * frame_ratio((double)shift[i], (double)-magic[i],
                                                                             (double)final_shift[i], (double)-final_magic[i]));
         }

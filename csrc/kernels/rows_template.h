@@ -27,21 +27,45 @@ LS_INLINE V(real) * X(exps_of)(const ls_problem *problem, int64_t row, V(real) *
     return sizeof(S(elem)) == sizeof(V(real)) ? (V(real) *)(void *)X(row_grad)(problem, row) : scratch;
 }
 
+LS_INLINE int64_t X(target_of)(const ls_plan *plan, int64_t row) { return plan->target ? plan->target[row] : -1; }
+
 LS_INLINE void X(set_lane)(const ls_plan *plan, row_lanes *rows, int lane, int64_t row, const ls_row_sums *sums) {
     const X(part) part = X(row_part)(plan, row);
-    const int64_t target = plan->target ? plan->target[row] : -1;
+    const int64_t target = X(target_of)(plan, row);
+    const int has_target = target >= 0;
     const V(real) *weight = (const V(real) *)plan->class_weight;
-    set_coefficients(plan, rows, lane, target, weight && target >= 0 ? (double)weight[target] : 1);
-    V(real) x_y = -(V(real))INFINITY;
-    if (target >= 0) V(store_n)(&x_y, S(load_n)(part.x + target, 1), 1);
-    rows->x_y[lane] = (double)x_y;
-    rows->s_y[lane] = plan->smoothing == LS_VECTOR && target >= 0 ? (double)part.s[target] : 1;
+    rows->has_target[lane] = has_target;
+    rows->alpha[lane] = has_target ? plan->alpha * (weight ? (double)weight[target] : 1) : 0;
+    rows->beta[lane] = has_target || !plan->target ? plan->beta : plan->beta_ignored;
+    rows->x_y[lane] = has_target ? element_get(part.x + target, S(dtype), 0) : -(double)INFINITY;
+    rows->s_y[lane] = has_target && plan->smoothing == LS_VECTOR ? (double)part.s[target] : 1;
     rows->sum[lane] = sums->sum;
     rows->dot[lane] = sums->dot;
-    rows->s_sum[lane] = sums->s_sum;
+    rows->s_sum[lane] = plan->smoothing == LS_DENSE ? sums->s_sum : plan->s_sum;
     rows->shift[lane] = sums->shift;
     rows->exponent[lane] = sums->exponent;
     rows->ref[lane] = sums->ref;
+}
+
+LS_INLINE void X(finish_lanes)(const ls_plan *plan, row_lanes *rows, int count, ls_sum *sum) {
+    for (int i = 0; i < count; i += lanes_f64) {
+        const formula_rows in = {load_f64(rows->sum + i),
+                                 load_f64(rows->dot + i),
+                                 load_f64(rows->s_sum + i),
+                                 load_f64(rows->shift + i),
+                                 load_f64(rows->exponent + i),
+                                 load_f64(rows->ref + i),
+                                 load_f64(rows->x_y + i),
+                                 load_f64(rows->s_y + i),
+                                 load_f64(rows->alpha + i),
+                                 load_f64(rows->beta + i),
+                                 less_f64(splat_f64(0), load_f64(rows->has_target + i))};
+        const formula_results out = row_formula(in, plan->smoothing != LS_PLAIN);
+        store_f64(rows->loss + i, out.loss);
+        store_f64(rows->exp_scale + i, out.exp_scale);
+        store_f64(rows->grad_y + i, out.grad_y);
+        add_losses(sum, i, out.loss, count - i);
+    }
 }
 
 LS_INLINE void X(put_loss)(const ls_problem *problem, int64_t row, double loss) {
@@ -72,8 +96,6 @@ LS_INLINE ls_row_sums X(join_chunks)(ls_row_sums *chunks, int64_t count) {
     }
     return total;
 }
-
-LS_INLINE int64_t X(target_of)(const ls_plan *plan, int64_t row) { return plan->target ? plan->target[row] : -1; }
 
 /* The gradient of classes [begin, end) of the row in a lane, from its exps. */
 LS_INLINE void X(grad_of_lane)(const ls_plan *plan, int64_t row, const row_lanes *rows, int lane, int64_t begin, int64_t end,
@@ -119,8 +141,7 @@ static LS_TARGET void X(rows)(const ls_plan *plan, int64_t begin, int64_t end, v
             X(set_lane)(plan, &lanes, count, row, &sums);
             row_of[count++] = row;
         }
-        row_formula(&lanes, count, plan->smoothing != LS_PLAIN);
-        add_losses(sum, &lanes, count);
+        X(finish_lanes)(plan, &lanes, count, sum);
         for (int lane = 0; lane < count; lane++) {
             X(put_loss)(problem, row_of[lane], lanes.loss[lane]);
             if (!keep) continue;
@@ -164,8 +185,7 @@ static LS_TARGET void X(join)(const ls_plan *plan, int64_t row, void *row_scratc
     *shared.lanes = (row_lanes){0};
     const ls_row_sums sums = X(join_chunks)(shared.chunk_sums, ls_chunks(plan->problem->num_classes));
     X(set_lane)(plan, shared.lanes, 0, row, &sums);
-    row_formula(shared.lanes, 1, plan->smoothing != LS_PLAIN);
-    add_losses(sum, shared.lanes, 1);
+    X(finish_lanes)(plan, shared.lanes, 1, sum);
     X(put_loss)(plan->problem, row, shared.lanes->loss[0]);
 }
 

@@ -92,7 +92,7 @@ LS_INLINE void store_f16(elem_f16 *p, vec_f32 v) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 /* AVX2 has no masked access to 16-bit elements: short ones pass through a buffer. */
-LS_INLINE size_t bytes_of_16(int64_t n) { return n < 8 ? (size_t)n * 2 : 16; }
+LS_INLINE size_t bytes_of_16(int64_t n) { return n <= 0 ? 0 : n < 8 ? (size_t)n * 2 : 16; }
 LS_INLINE vec_f32 load_n_bf16(const elem_bf16 *p, int64_t n) {
     elem_bf16 buffer[8] = {0};
     memcpy(buffer, p, bytes_of_16(n));
@@ -191,6 +191,8 @@ LS_INLINE vec_f64 load_n_f64(const double *p, int64_t n) {
 LS_INLINE void store_n_f64(double *p, vec_f64 v, int64_t n) {
     _mm256_maskstore_pd(p, _mm256_castpd_si256(lanes_below_f64(n)), v);
 }
+LS_INLINE vec_f64 widen_f32(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const __m256i root_half = _mm256_set1_epi64x(0x3fe6a09e667f3bcd), one = _mm256_set1_epi64x(0x3ff0000000000000);
     __m256i bits = _mm256_castpd_si256(u);

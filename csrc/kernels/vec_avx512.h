@@ -109,7 +109,10 @@ LS_INLINE void store_tile_f32(float *p, int64_t stride, int64_t n, vec_f32 v[8])
     transpose_f32(v);
     for (int i = 0; i < 8; i++) {
         _mm256_mask_storeu_ps(p + i * stride, in, _mm512_castps512_ps256(v[i]));
-        _mm256_mask_storeu_ps(p + (i + 8) * stride, in, _mm512_extractf32x8_ps(v[i], 1));
+        __m256 upper = _mm512_extractf32x8_ps(v[i], 1);
+        /* gcc 12 would make one masked vextractf32x8 to memory of both, and that one faults for lanes that are masked off. */
+        __asm__("" : "+v"(upper));
+        _mm256_mask_storeu_ps(p + (i + 8) * stride, in, upper);
     }
 }
 
@@ -143,6 +146,8 @@ LS_INLINE vec_f64 load_f64(const double *p) { return _mm512_loadu_pd(p); }
 LS_INLINE void store_f64(double *p, vec_f64 v) { _mm512_storeu_pd(p, v); }
 LS_INLINE vec_f64 load_n_f64(const double *p, int64_t n) { return _mm512_maskz_loadu_pd(lanes_below_f64(n), p); }
 LS_INLINE void store_n_f64(double *p, vec_f64 v, int64_t n) { _mm512_mask_storeu_pd(p, lanes_below_f64(n), v); }
+LS_INLINE vec_f64 widen_f32(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const __m512i root_half = _mm512_set1_epi64(0x3fe6a09e667f3bcd), one = _mm512_set1_epi64(0x3ff0000000000000);
     __m512i bits = _mm512_castpd_si512(u);

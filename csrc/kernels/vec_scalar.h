@@ -96,6 +96,8 @@ LS_INLINE void accumulate_f64(double *sums, vec_f64 v) { *sums += v; }
 LS_INLINE mask_f64 is_index_f64(const int64_t *index, int64_t value) { return *index == value; }
 LS_INLINE vec_f64 load_f64(const double *p) { return *p; }
 LS_INLINE void store_f64(double *p, vec_f64 v) { *p = v; }
+LS_INLINE vec_f64 widen_f32(const float *p) { return (double)*p; }
+LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
     uint64_t biased = (bits_f64(u) - root_half + one) >> 52;
