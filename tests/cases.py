@@ -12,6 +12,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 REDUCTIONS = ("none", "mean", "sum")
 SMOOTHINGS = (0.0, 0.05, 0.1, 0.5, 1.0)
 SHAPES = ((5,), (4, 5), (3, 5, 4), (2, 5, 3, 2), (2, 5, 1, 3, 2))  # classes in dimension 1, or the only one
+WIDTHS = (*range(1, 70), 95, 96, 97, 127, 128, 129, 130)  # numbers of classes around the widths of vectors and blocks
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 

@@ -9,9 +9,12 @@ import torch.nn.functional as F
 
 
 def log_softmax(x):
-    """Over the last dimension, by distances to the largest logit and log1p of the rest: exact for confident rows too."""
+    """Over the last dimension, by distances to the largest logit and log1p of the rest: right for confident rows too.
+
+    The largest logit's own distance is a constant, so that its gradient is the sum of the others' and nothing cancels.
+    """
     top = x.argmax(-1, keepdim=True)
-    distance = x - x.gather(-1, top)
+    distance = (x - x.gather(-1, top)).scatter(-1, top, 0.0)
     return distance - distance.exp().scatter(-1, top, 0.0).sum(-1, keepdim=True).log1p()
 
 
