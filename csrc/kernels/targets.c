@@ -238,9 +238,9 @@ static void plan_probabilities(const ls_problem *problem, plan_memory *memory, c
     plan->q_shift = memory->q_shift;
     plan->beta = problem->reduction == LS_MEAN ? 1 / rows : 1;
     if (problem->dtype == LS_F16) {
-        double s_max =
-            largest(memory->q_scale, real, problem->num_classes) + largest(memory->q_shift, real, problem->num_classes);
-        plan->grad_scale = half_scale(64 * plan->beta * s_max);
+        double shift_sum = 0;
+        for (int64_t c = 0; c < problem->num_classes; c++) shift_sum += fabs(element_get(memory->q_shift, real, c));
+        plan->grad_scale = half_scale(64 * plan->beta * (largest(memory->q_scale, real, problem->num_classes) + shift_sum));
     }
 }
 
