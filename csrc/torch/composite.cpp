@@ -85,9 +85,19 @@ at::Tensor smoothing_losses(const Call &call, const at::Tensor &log_p, int64_t d
     const auto rank = log_p.dim();
     const bool weighted = defined(call.weight) && call.options.convention == convention_torch;
     const auto terms = weighted ? log_p * along(call.weight->to(dtype), dim, rank) : log_p;
-    if (!defined(call.prior)) return -terms.mean(dim);
+    // Not mean(): its gradient is a tensor of quotients, that of sum() a view.
+    if (!defined(call.prior)) return terms.sum(dim) * uniform(-1.0, terms.sym_size(dim));
     const auto prior = along(call.prior->to(dtype), dim, rank);
     return -at::where(prior.eq(0), 0.0, terms * prior).sum(dim);
+}
+
+// Native's function, for its errors alone: targets out of range, weights that require grad.
+void require_targets(const Call &call, const at::Tensor &log_p, const at::Tensor &target, int64_t dim) {
+    const bool unbatched = log_p.dim() == 1;
+    OptionalTensor weight;
+    if (defined(call.weight)) weight = call.weight->to(log_p.scalar_type());
+    at::nll_loss_nd_symint(unbatched ? log_p.unsqueeze(0) : log_p.movedim(dim, 1), unbatched ? target.reshape({1}) : target,
+                           weight, at::Reduction::None, call.options.ignore_index);
 }
 
 at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
@@ -98,15 +108,12 @@ at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
     const auto input = call.input.to(dtype);
     const auto log_p = at::log_softmax(fastai ? input : at::where(targets.kept, input, 0.0), dim);
 
-    // Native's function, for its errors: targets out of range, weights that require grad.
-    const bool unbatched = call.input.dim() == 1;
     const auto target = call.target.to(at::kLong);
-    const auto nll =
-        at::nll_loss_nd_symint(unbatched ? log_p.unsqueeze(0) : log_p.movedim(dim, 1), unbatched ? target.reshape({1}) : target,
-                               defined(call.weight) ? OptionalTensor(call.weight->to(dtype)) : OptionalTensor(),
-                               at::Reduction::None, options.ignore_index);
+    require_targets(call, log_p.detach(), target, dim);
+    const auto weights = target_weights(call, targets, dtype).squeeze(dim);
+    const auto nll = -log_p.gather(dim, targets.index).squeeze(dim) * weights;
     at::Tensor divisor;
-    if (options.reduction == at::Reduction::Mean) divisor = target_weights(call, targets, dtype).sum();
+    if (options.reduction == at::Reduction::Mean) divisor = weights.sum();
     const auto reduced = [&](const at::Tensor &losses, bool every_row_counts) {
         if (options.reduction == at::Reduction::None) return losses.reshape_symint(target.sym_sizes());
         if (options.reduction == at::Reduction::Sum) return losses.sum();

@@ -136,6 +136,7 @@ std::pair<at::Tensor, at::Tensor> place(ls_problem &problem, const Call &call, i
 
 LossAndGradient compute(const Call &call, bool with_gradient) {
     apply_environment();
+    check_options(call);
     TORCH_CHECK(call.input.is_cpu() && served_by_kernel(call), "the kernels do not serve these arguments");
     const auto &options = call.options;
     const auto dtype = call.input.scalar_type();
@@ -243,7 +244,7 @@ at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, doub
 
 void require_distribution(const OptionalTensor &prior) {
     if (!defined(prior)) return;
-    const auto keys = prior->key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView;
+    const auto keys = prior->key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView - c10::autocast_dispatch_keyset;
     // Smoothing no labels checks the prior alone.
     if (keys == c10::DispatchKeySet(c10::DispatchKey::CPU) && is_kernel_dtype(prior->scalar_type()))
         smooth_labels(at::detail::empty_cpu({0}, at::kLong), prior->size(0), 0.0, prior, at::kFloat);

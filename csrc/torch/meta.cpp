@@ -10,6 +10,7 @@ namespace ls_loss {
 namespace {
 
 at::Tensor loss(const Call &call) {
+    check_options(call);
     TORCH_CHECK(served_by_kernel(call), "the kernels do not serve these arguments");
     c10::SymDimVector sizes;
     if (call.options.reduction == at::Reduction::None) {

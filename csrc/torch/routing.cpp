@@ -58,9 +58,8 @@ void check_options(const Call &call) {
                       " is not a valid value for reduction");
     TORCH_CHECK_VALUE(options.convention == convention_torch || options.convention == convention_fastai, options.convention,
                       " is not a valid value for convention");
-    // Negated comparisons, so that NaN is refused.
-    TORCH_CHECK(options.convention == convention_fastai ||
-                    !(!(options.label_smoothing >= 0.0) || !(options.label_smoothing <= 1.0)),
+    // NaN compares false and is refused.
+    TORCH_CHECK((options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0) || options.convention == convention_fastai,
                 "label_smoothing must be between 0.0 and 1.0. Got: ", options.label_smoothing);
     if (!defined(call.prior)) return;
     const auto num_classes = call.input.sym_size(class_dim(call.input, options.dim));

@@ -1,0 +1,146 @@
+"""torch.func and forward-mode derivatives: inside them the composite computes, and must agree with the kernel outside.
+
+The op itself is called, so that nothing of the Python front ends can help.
+"""
+
+import cases
+import pytest
+import torch
+import torch.nn.functional as F
+from op import cross_entropy
+from options import OPTIONS, sample
+from paths import route
+from torch.autograd import forward_ad, grad
+from torch.func import functional_call, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import grad as func_grad
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
+@pytest.mark.parametrize("convention", ["torch", "fastai"])
+def test_vmap_over_each_argument(convention):
+    logits, target = cases.batch((3, 4, 5), torch.float64, dim=2)
+    weight = cases.weights(15, torch.float64).view(3, 5)
+    options = {"convention": convention}
+
+    def check(in_dims, *arguments):
+        def one(logits, target, weight):
+            return cross_entropy(logits, target, weight=weight, **options)
+
+        def pick(value, dim, index):
+            return value if dim is None else value.select(dim, index)
+
+        expected = [one(*(pick(a, d, i) for a, d in zip(arguments, in_dims, strict=True))) for i in range(3)]
+        assert_close(vmap(one, in_dims)(*arguments), torch.stack(expected))
+
+    check((0, 0, 0), logits, target, weight)
+    check((1, 0, None), logits.movedim(0, 1), target, weight[0])
+    check((0, None, None), logits, target[0], weight[0])
+    check((None, 0, None), logits[0], target, weight[0])
+    check((None, 1, 1), logits[0], target.t(), weight.t())
+    check((None, None, 0), logits[0], target[0], weight)
+
+
+def test_vmap_counts_ignored_rows_in_each_sample():
+    logits, _ = cases.batch((3, 4, 5), torch.float64, dim=2)
+    target = torch.tensor([[0, -100, 1, 2], [-100, -100, -100, 3], [-100] * 4])
+    expected = torch.stack([F.cross_entropy(x, y, label_smoothing=0.1) for x, y in zip(logits, target, strict=True)])
+    assert_close(vmap(cross_entropy)(logits, target), expected)
+
+
+def test_per_sample_gradients():
+    logits, target = cases.batch((6, 5), torch.float64)
+    target[2] = -100
+    ours = vmap(func_grad(lambda x, y: cross_entropy(x[None], y[None], reduction="sum")))(logits, target)
+    expected = func_grad(lambda x: F.cross_entropy(x, target, label_smoothing=0.1, reduction="sum"))(logits)
+    assert_close(ours, expected)
+
+
+def test_vmap_of_nothing():
+    """Without a decomposition functorch loops over samples, and cannot loop over none."""
+    assert vmap(cross_entropy)(torch.zeros(0, 4, 5), torch.zeros(0, 4, dtype=torch.int64)).shape == (0,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_transforms_compose_without_falling_back_to_a_loop():
+    logits, target = cases.batch((4, 5), torch.float64)
+
+    def loss(x):
+        return cross_entropy(x, target)
+
+    expected = func_grad(lambda x: F.cross_entropy(x, target, label_smoothing=0.1))(logits)
+    assert_close(vjp(loss, logits)[1](torch.ones((), dtype=torch.float64))[0], expected)
+    assert_close(jacrev(loss)(logits), expected)
+    assert_close(jacfwd(loss)(logits), expected)
+    assert_close(func_grad(lambda x: vmap(cross_entropy)(x[:, None], target[:, None]).mean())(logits), expected)
+    nested = func_grad(lambda x: func_grad(loss)(x).pow(2).sum())(logits)
+    assert_close(
+        nested,
+        func_grad(lambda x: func_grad(lambda z: F.cross_entropy(z, target, label_smoothing=0.1))(x).pow(2).sum())(
+            logits
+        ),
+    )
+
+
+def test_functional_call_of_a_model():
+    model, (logits, target) = torch.nn.Linear(5, 5).double(), cases.batch((4, 5), torch.float64)
+
+    def loss(function):
+        return func_grad(lambda p: function(functional_call(model, p, logits), target))(dict(model.named_parameters()))
+
+    ours, native = loss(cross_entropy), loss(lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1))
+    for name in native:
+        assert_close(ours[name], native[name])
+
+
+def test_errors_in_transforms():
+    logits, target = cases.batch((4, 5))
+    prior = torch.ones(5)
+    with pytest.raises(IndexError, match=r"Target [5-9] is out of bounds\."):
+        func_grad(lambda x: cross_entropy(x, target + 5))(logits)
+    with pytest.raises(ValueError, match=r"Expected input batch_size \(4\) to match target batch_size \(3\)"):
+        func_grad(lambda x: cross_entropy(x, target[:3]))(logits)
+    with pytest.raises(ValueError, match="prior must hold one probability for each of the 5 classes"):
+        func_grad(lambda x: cross_entropy(x, target, prior=prior[:4]))(logits)
+    # Transforms hide the values of what they wrap, tangents do not.
+    with forward_ad.dual_level(), pytest.raises(ValueError, match="prior must have a sum of 1"):
+        cross_entropy(forward_ad.make_dual(logits, logits), target, prior=prior)
+    with pytest.raises(RuntimeError, match="label_smoothing must be between"):
+        vmap(lambda x: cross_entropy(x, target, label_smoothing=1.5))(logits[None])
+
+
+def test_ignored_rows_in_transforms_may_hold_anything():
+    logits, target = cases.batch((4, 5), torch.float64)
+    target[1] = -100
+    clean = func_grad(lambda x: cross_entropy(x, target))(logits)
+    for junk in (torch.nan, torch.inf, -torch.inf):
+        logits[1] = junk
+        assert torch.equal(func_grad(lambda x: cross_entropy(x, target))(logits), clean)
+
+
+# Forward-mode derivatives
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_forward_mode(name):
+    logits, target, options = sample(name)
+    tangent = cases.randn(*logits.shape, seed=9)
+    (expected,) = grad(cross_entropy(logits, target, **options), logits)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(logits.detach(), tangent)
+        assert route(cross_entropy, dual, target, **options) == "composite"
+        loss = forward_ad.unpack_dual(cross_entropy(dual, target, **options))
+    assert_close(loss.tangent, (expected * tangent).sum())
+
+
+def test_tangents_of_probabilities():
+    """The logits have no tangent here: looking at them alone would lose the target's."""
+    logits, _ = cases.batch((4, 5), torch.float64)
+    target, tangent = cases.probabilities((4, 5), torch.float64), cases.randn(4, 5, seed=9)
+    ours = jvp(lambda q: cross_entropy(logits, q), (target,), (tangent,))[1]
+    assert_close(ours, jvp(lambda q: F.cross_entropy(logits, q, label_smoothing=0.1), (target,), (tangent,))[1])
+    with forward_ad.dual_level():
+        dual = cross_entropy(logits, forward_ad.make_dual(target, tangent))
+        assert_close(forward_ad.unpack_dual(dual).tangent, ours)
