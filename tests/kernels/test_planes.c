@@ -43,7 +43,7 @@ void test_wide_planes(void) {
                   {1, 40000, 2}, {1, 33000, 5}, {5, 100, 196}, {70, 3, 170}};
     random_source source = {7};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        for (int draw = 0; draw < 12 / (test_thinning > 2 ? 3 : 1); draw++) {
+        for (int draw = 0; draw < 8 / (test_thinning > 2 ? 2 : 1); draw++) {
             check_drawn(plain_case(dtypes[draw % 4], shapes[s].outer, shapes[s].classes, shapes[s].inner), &source);
         }
     }
@@ -78,7 +78,7 @@ void test_threads(void) {
                   {9, 12, 600},  {2, 200, 256}, {1, 40, 2000}, {1, 2000, 33}, {40, 1000, 2}};
     random_source source = {9};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        for (int draw = 0; draw < 14; draw += test_thinning > 1 ? 5 : 1) {
+        for (int draw = 0; draw < 9; draw += test_thinning > 1 ? 5 : 1) {
             test_case options = plain_case(dtypes[draw % 4], shapes[s].outer, shapes[s].classes, shapes[s].inner);
             options.seed = random_bits(&source);
             options.label_smoothing = 0.1 * (draw % 3);
