@@ -119,9 +119,10 @@ class LabelSmoothingCrossEntropyFlat:
 
     .. note::
         Unlike fastai's, this one makes no contiguous copy of logits whose classes are not last, pairs every row with
-        its own target for any :attr:`axis` and number of dimensions (fastai's does for ``-1``, and for ``1`` up to four
-        dimensions), takes :attr:`axis` for :meth:`activation` and :meth:`decodes` too, and returns a ``TensorBase``
-        only for one. Ignored rows and NaN are as in :class:`ls_loss.LabelSmoothingCrossEntropy`.
+        its own target for any :attr:`axis` and number of dimensions (fastai's does for ``-1``, and for ``1`` of three
+        or four dimensions), takes :attr:`axis` for :meth:`activation` and :meth:`decodes` too, keeps ``float64``, and
+        returns a ``TensorBase`` only for one. Ignored rows and NaN are as in
+        :class:`ls_loss.LabelSmoothingCrossEntropy`.
 
     Examples::
 
@@ -161,22 +162,16 @@ class LabelSmoothingCrossEntropyFlat:
         inp, targ = _without_kind(inp), _without_kind(targ)
         if self.floatify and targ.dtype != torch.float16:
             targ = targ.float()
-        if self.flatten and self.is_2d and self._rows_match(inp, targ):
-            loss: Tensor = self.func(inp.movedim(self.axis, 1), targ)
-            return loss.movedim(-1, self.axis).reshape(-1) if loss.dim() else loss
-        inp, targ = inp.transpose(self.axis, -1), targ.transpose(self.axis, -1)
+        dims = inp.dim()
+        axis = self.axis + dims if self.axis < 0 else self.axis
+        if self.flatten and self.is_2d and axis < dims - 1 and targ.shape == inp.shape[:axis] + inp.shape[axis + 1 :]:
+            loss: Tensor = self.func(inp.movedim(axis, 1), targ)
+            return loss.movedim(-1, axis).reshape(-1) if loss.dim() else loss
+        if axis != dims - 1:
+            inp, targ = inp.transpose(self.axis, -1), targ.transpose(self.axis, -1)
         if self.flatten:
             inp, targ = inp.reshape((-1, inp.shape[-1]) if self.is_2d else -1), targ.reshape(-1)
         return self.func(inp, targ)  # type: ignore[no-any-return]
-
-    def _rows_match(self, inp: Tensor, targ: Tensor) -> bool:
-        """Whether the classes are not last, and the target has the shape of the rows as they stand."""
-        dims = inp.dim()
-        if not -dims <= self.axis < dims or self.axis in (-1, dims - 1):
-            return False
-        rows = list(inp.shape)
-        del rows[self.axis]
-        return list(targ.shape) == rows
 
     def to(self, device: torch.device | str | int) -> None:
         """Moves the buffers of the loss inside to ``device``."""

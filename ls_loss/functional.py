@@ -187,7 +187,8 @@ def fastai_cross_entropy(
     try:
         number = REDUCTIONS[reduction]
     except (KeyError, TypeError):
-        return _library.cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
+        number = _reduction.get_enum(reduction)
+    return _library.cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
 
 
 def smooth_labels(

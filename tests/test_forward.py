@@ -206,7 +206,14 @@ def test_two_dimensional_layouts():
             check(view, target, f"{name}, {dtype}", reduction="none", label_smoothing=0.1)
         check(logits, target.repeat_interleave(3)[::3], f"strided target, {dtype}", label_smoothing=0.1)
         weight = cases.weights(42, dtype)[::2]
-        check(logits, target, f"strided weight, {dtype}", weight=weight, prior=(weight / weight.sum()), label_smoothing=0.1)
+        check(
+            logits,
+            target,
+            f"strided weight, {dtype}",
+            weight=weight,
+            prior=(weight / weight.sum()),
+            label_smoothing=0.1,
+        )
 
 
 def test_integer_targets_of_every_dtype():

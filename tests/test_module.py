@@ -98,7 +98,9 @@ def test_attributes_are_read_at_every_call():
 
 def test_copies():
     logits, target = cases.batch((4, 5))
-    module = ls_loss.CrossEntropyLoss(cases.weights(5), reduction="none", label_smoothing=0.2, prior=cases.prior(5), dim=-1)
+    module = ls_loss.CrossEntropyLoss(
+        cases.weights(5), reduction="none", label_smoothing=0.2, prior=cases.prior(5), dim=-1
+    )
     for twin in (copy.copy(module), copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert type(twin) is ls_loss.CrossEntropyLoss
         assert torch.equal(twin(logits, target), module(logits, target))

@@ -73,9 +73,7 @@ def expect(logits, target, grad_output=None, *, dim=1, **options):
     classes = shape.pop(dim if logits.dim() > 1 else 0)
     entries = entries.reshape(*shape, classes).movedim(-1, dim if logits.dim() > 1 else 0)
     roundings = 1 if plain else 2
-    return Expected(
-        loss.detach(), grad, loss_tolerance, entries + roundings * (unit_of_dtype * grad.abs() + smallest)
-    )
+    return Expected(loss.detach(), grad, loss_tolerance, entries + roundings * (unit_of_dtype * grad.abs() + smallest))
 
 
 def assert_within(actual, expected, tolerance, name, what="value"):
