@@ -33,57 +33,77 @@ static int64_t pieces_of(const ls_problem *problem) { return (rows_of(problem) +
 static int has_index_targets(const ls_problem *problem) { return problem->target_kind != LS_PROBABILITIES; }
 static size_t real_bytes(const ls_problem *problem) { return problem->dtype == LS_F64 ? 8 : 4; }
 
-static int64_t read_index(const void *target, ls_target_kind kind, int64_t i) {
+/* n targets that lie `step` apart, as int64. uint64 from 2^63 on becomes negative, so out of range. */
+static void read_targets(int64_t *to, const void *target, ls_target_kind kind, int64_t first, int64_t step, int64_t n) {
     switch (kind) {
     case LS_INT8:
-        return ((const int8_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const int8_t *)target)[first + i * step];
+        break;
     case LS_INT16:
-        return ((const int16_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const int16_t *)target)[first + i * step];
+        break;
     case LS_INT32:
-        return ((const int32_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const int32_t *)target)[first + i * step];
+        break;
     case LS_INT64:
-        return ((const int64_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const int64_t *)target)[first + i * step];
+        break;
     case LS_UINT8:
-        return ((const uint8_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const uint8_t *)target)[first + i * step];
+        break;
     case LS_UINT16:
-        return ((const uint16_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const uint16_t *)target)[first + i * step];
+        break;
     case LS_UINT32:
-        return ((const uint32_t *)target)[i];
+        for (int64_t i = 0; i < n; i++) to[i] = ((const uint32_t *)target)[first + i * step];
+        break;
     case LS_UINT64:
-        return (int64_t)((const uint64_t *)target)[i]; /* from 2^63 on: negative, so out of range */
+        for (int64_t i = 0; i < n; i++) to[i] = (int64_t)((const uint64_t *)target)[first + i * step];
+        break;
     case LS_PROBABILITIES:
         break;
     }
-    return -1;
+}
+
+/* Copies rows [first, last): plane by plane, where positions have a stride of their own. */
+static void copy_targets(const ls_problem *problem, int64_t *copy, int64_t first, int64_t last) {
+    const int64_t inner = problem->inner, *stride = problem->target_stride;
+    if (inner == 1) {
+        read_targets(copy + first, problem->target, problem->target_kind, first * stride[0], stride[0], last - first);
+        return;
+    }
+    for (int64_t row = first; row < last;) {
+        const int64_t position = row % inner, left = inner - position, n = left < last - row ? left : last - row;
+        read_targets(copy + row, problem->target, problem->target_kind, row / inner * stride[0] + position * stride[2],
+                     stride[2], n);
+        row += n;
+    }
 }
 
 static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
     const pass_context *pass = (const pass_context *)context;
     const ls_problem *problem = pass->problem;
-    const int64_t rows = rows_of(problem), num_classes = problem->num_classes, inner = problem->inner;
-    const int64_t step = inner == 1 ? problem->target_stride[0] : problem->target_stride[2];
+    const int64_t rows = rows_of(problem), num_classes = problem->num_classes, ignore_index = problem->ignore_index;
     for (int64_t piece = begin; piece < end; piece++) {
         const int64_t first = piece * PIECE, last = first + PIECE < rows ? first + PIECE : rows;
-        piece_result result = {-1, 0, 0, 0};
-        int64_t outer = inner == 1 ? 0 : first / inner, position = inner == 1 ? first : first % inner;
+        piece_result result = {.first_bad = -1};
+        int64_t *copy = pass->copy, bad = 0;
+        copy_targets(problem, copy, first, last);
         for (int64_t row = first; row < last; row++) {
-            const int64_t target = read_index(problem->target, problem->target_kind,
-                                              outer * problem->target_stride[0] * (inner != 1) + position * step);
-            if (++position == inner && inner != 1) position = 0, outer++;
-            if (target == problem->ignore_index) {
-                pass->copy[row] = -1;
-                continue;
-            }
-            if (target < 0 || target >= num_classes) {
-                result.first_bad = row;
-                result.bad_target = target;
-                break;
-            }
-            pass->copy[row] = target;
-            result.counted++;
-            if (pass->weight) result.weight_sum += pass->weight[target];
+            const int64_t counts = copy[row] != ignore_index;
+            bad |= counts & ((copy[row] < 0) | (copy[row] >= num_classes));
+            result.counted += counts;
         }
+        for (int64_t row = first; bad && row < last; row++) {
+            if (copy[row] == ignore_index || (copy[row] >= 0 && copy[row] < num_classes)) continue;
+            result.first_bad = row;
+            result.bad_target = copy[row];
+            break;
+        }
+        for (int64_t row = first; !bad && row < last; row++) copy[row] = copy[row] == ignore_index ? -1 : copy[row];
+        for (int64_t row = first; !bad && pass->weight && row < last; row++)
+            if (copy[row] >= 0) result.weight_sum += pass->weight[copy[row]];
         pass->results[piece] = result;
     }
 }
@@ -96,14 +116,15 @@ static void to_real(void *to, const ls_problem *problem, const double *from, int
     for (int64_t i = 0; i < n; i++) element_put(to, problem->dtype == LS_F64 ? LS_F64 : LS_F32, i, from[i]);
 }
 
-static ls_status check_prior(const double *prior, int64_t num_classes, ls_error *error) {
+static ls_status check_prior(const void *prior, ls_dtype dtype, int64_t num_classes, ls_error *error) {
     double sum = 0;
     for (int64_t c = 0; c < num_classes; c++) {
-        if (!(prior[c] >= 0 && prior[c] <= DBL_MAX)) {
-            *error = (ls_error){.position = c, .value = prior[c]};
+        const double u = element_get(prior, dtype, c);
+        if (!(u >= 0 && u <= DBL_MAX)) {
+            *error = (ls_error){.position = c, .value = u};
             return LS_PRIOR_ENTRY;
         }
-        sum += prior[c];
+        sum += u;
     }
     if (!(fabs(sum - 1) <= 1e-2)) {
         *error = (ls_error){.value = sum};
@@ -255,7 +276,7 @@ ls_status ls_make_plan(const ls_problem *problem, void *scratch, ls_plan *plan, 
     }
     if (prior) {
         to_double(memory.prior, problem->prior, problem->prior_dtype, problem->num_classes);
-        ls_status status = check_prior(prior, problem->num_classes, error);
+        ls_status status = check_prior(problem->prior, problem->prior_dtype, problem->num_classes, error);
         if (status != LS_OK) return status;
     }
     if (!has_index_targets(problem)) {
@@ -277,28 +298,20 @@ ls_status ls_make_plan(const ls_problem *problem, void *scratch, ls_plan *plan, 
 
 ls_status ls_smooth_labels(const void *target, ls_target_kind target_kind, int64_t rows, int64_t num_classes, double epsilon,
                            const void *prior, ls_dtype prior_dtype, void *distribution, ls_dtype dtype, ls_error *error) {
-    double sum = 0;
-    for (int64_t c = 0; prior && c < num_classes; c++) {
-        double u = element_get(prior, prior_dtype, c);
-        sum += u;
-        if (!(u >= 0 && u <= DBL_MAX)) {
-            *error = (ls_error){.position = c, .value = u};
-            return LS_PRIOR_ENTRY;
-        }
+    if (prior) {
+        const ls_status status = check_prior(prior, prior_dtype, num_classes, error);
+        if (status != LS_OK) return status;
     }
-    if (prior && !(fabs(sum - 1) <= 1e-2)) {
-        *error = (ls_error){.value = sum};
-        return LS_PRIOR_SUM;
-    }
+    int64_t y;
     for (int64_t row = 0; row < rows; row++) {
-        int64_t y = read_index(target, target_kind, row);
+        read_targets(&y, target, target_kind, row, 1, 1);
         if (y < 0 || y >= num_classes) {
             *error = (ls_error){.position = row, .target = y};
             return LS_TARGET_OUT_OF_RANGE;
         }
     }
     for (int64_t row = 0; row < rows; row++) {
-        int64_t y = read_index(target, target_kind, row);
+        read_targets(&y, target, target_kind, row, 1, 1);
         for (int64_t c = 0; c < num_classes; c++) {
             double u = prior ? element_get(prior, prior_dtype, c) : 1 / (double)num_classes;
             element_put(distribution, dtype, row * num_classes + c, (c == y ? 1 - epsilon : 0) + epsilon * u);
