@@ -63,7 +63,7 @@ def test_vmap_of_nothing():
     assert vmap(cross_entropy)(torch.zeros(0, 4, 5), torch.zeros(0, 4, dtype=torch.int64)).shape == (0,)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_transforms_compose_without_falling_back_to_a_loop():
     logits, target = cases.batch((4, 5), torch.float64)
 

@@ -106,7 +106,7 @@ at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
     const auto targets = read_targets(call, dim);
     // What an ignored row holds must not reach its gradient, not even as 0 times NaN.
     const auto input = call.input.to(dtype);
-    const auto log_p = at::log_softmax(fastai ? input : at::where(targets.kept, input, 0.0), dim);
+    const auto log_p = at::log_softmax(fastai ? input : at::where(targets.kept, input, 0), dim);
 
     const auto target = call.target.to(at::kLong);
     require_targets(call, log_p.detach(), target, dim);

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace ls_loss::grad_buffer {
 namespace {
@@ -19,10 +20,17 @@ constexpr size_t huge_page = size_t{2} << 20;
 // Below this size malloc's own reuse of memory is good enough, and blocks in steps of huge pages would be wasteful.
 constexpr size_t smallest_block = size_t{4} << 20;
 
+// Lies in a page of its own before the data, so that the data's address alone leads to it: a storage whose context is its data
+// is a plain one to torch, copy-on-write included.
 struct Block {
-    char *data;
-    size_t bytes; // mapped
+    size_t bytes; // of data mapped
+
+    static const size_t page;
+    char *data() { return reinterpret_cast<char *>(this) + page; }
+    static Block *of(void *data) { return reinterpret_cast<Block *>(static_cast<char *>(data) - page); }
 };
+
+const size_t Block::page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 
 std::atomic<Block *> kept{nullptr};
 const bool keeping = [] {
@@ -32,8 +40,7 @@ const bool keeping = [] {
 
 void release(Block *block) {
     if (!block) return;
-    munmap(block->data, block->bytes);
-    delete block;
+    munmap(block, Block::page + block->bytes);
 }
 
 // The newest block is kept: it is the one that the next request will resemble.
@@ -52,26 +59,30 @@ Block *take_kept(size_t bytes) {
     return nullptr;
 }
 
-// Whole huge pages, aligned to them: what the alignment costs in addresses is unmapped again.
+// Whole huge pages of data, aligned to them: what the alignment costs in addresses is unmapped again.
 Block *map(size_t bytes) {
     const size_t size = (bytes + huge_page - 1) / huge_page * huge_page;
-    void *mapped = mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) return nullptr;
-    char *const begin = static_cast<char *>(mapped);
-    const size_t misaligned = reinterpret_cast<uintptr_t>(begin) % huge_page;
-    const size_t head = misaligned ? huge_page - misaligned : 0;
-    if (head) munmap(begin, head);
-    if (head != huge_page) munmap(begin + head + size, huge_page - head);
-    madvise(begin + head, size, MADV_HUGEPAGE); // an advice: a system without huge pages does without
-    return new Block{begin + head, size};
+    const size_t mapped = Block::page + size + huge_page;
+    void *const address = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (address == MAP_FAILED) return nullptr;
+    char *const begin = static_cast<char *>(address), *const end = begin + mapped;
+    const auto first = reinterpret_cast<uintptr_t>(begin) + Block::page;
+    char *const data = begin + Block::page + (huge_page - first % huge_page) % huge_page;
+    Block *const block = Block::of(data);
+    if (reinterpret_cast<char *>(block) > begin) munmap(begin, reinterpret_cast<char *>(block) - begin);
+    if (end > data + size) munmap(data + size, end - (data + size));
+    madvise(data, size, MADV_HUGEPAGE); // an advice: a system without huge pages does without
+    block->bytes = size;
+    return block;
 }
 
-void free_block(void *context) {
-    auto *block = static_cast<Block *>(context);
-    c10::profiledCPUMemoryReporter().Delete(block->data);
+void free_data(void *data) {
+    if (!data) return;
+    Block *const block = Block::of(data);
+    c10::profiledCPUMemoryReporter().Delete(data);
     if (!keeping) return release(block);
     // The system may have the pages back when it needs them; until then they can be written without a fault.
-    madvise(block->data, block->bytes, MADV_FREE);
+    madvise(data, block->bytes, MADV_FREE);
     keep(block);
 }
 
@@ -86,8 +97,8 @@ class Allocator final : public c10::Allocator {
             empty_cache();
             return c10::GetCPUAllocator()->allocate(bytes); // or its error
         }
-        c10::profiledCPUMemoryReporter().New(block->data, bytes);
-        return {block->data, block, free_block, c10::Device(c10::DeviceType::CPU)};
+        c10::profiledCPUMemoryReporter().New(block->data(), bytes);
+        return {block->data(), block->data(), free_data, c10::Device(c10::DeviceType::CPU)};
     }
 
     void copy_data(void *destination, const void *source, size_t count) const override {
