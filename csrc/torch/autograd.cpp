@@ -27,8 +27,7 @@ bool may_be_shared(const at::Tensor &grad) {
 }
 
 // The engine hands what backward returns to the user or to the leaf. While the graph is kept the saved gradient must survive
-// that; under compiled autograd, where no graph task is running and this reads true, one trace serves both cases. A batched
-// grad_output has no data to read.
+// that. A batched grad_output has no data to read.
 bool may_scale_in_place(const at::Tensor &grad, const at::Tensor &grad_output) {
     return !torch::autograd::get_current_graph_task_keep_graph() && !is_batched(grad_output) && !may_be_shared(grad);
 }
@@ -37,6 +36,14 @@ bool may_scale_in_place(const at::Tensor &grad, const at::Tensor &grad_output) {
 // and are freed when nobody else needs them.
 struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     static constexpr bool is_traceable = true;
+
+    // False under compiled autograd, which calls backward without the node: there one trace serves graphs that are kept and
+    // graphs that are not, whatever the graph task says that happens to run.
+    static bool is_run_by_engine(const AutogradContext *context) {
+        const auto node = torch::autograd::get_current_node();
+        const auto *own = dynamic_cast<const torch::autograd::CppNode<CrossEntropy> *>(node.get());
+        return own && &own->ctx_ == context;
+    }
 
     static at::Tensor forward(AutogradContext *context, const at::Tensor &input, const Call &call) {
         const at::AutoDispatchBelowADInplaceOrView below;
@@ -74,7 +81,8 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
             torch::autograd::impl::set_gradient_edge(rebuilt.logits, torch::autograd::get_current_node()->next_edge(0));
             return {composite::gradient(rebuilt, grad_output, dim).to(grad.scalar_type()), at::Tensor()};
         }
-        if (!may_scale_in_place(grad, grad_output)) return {composite::scaled(grad, grad_output, factor, dim), at::Tensor()};
+        if (!is_run_by_engine(context) || !may_scale_in_place(grad, grad_output))
+            return {composite::scaled(grad, grad_output, factor, dim), at::Tensor()};
         const at::AutoDispatchBelowADInplaceOrView below;
         call_scale_(grad, grad_output, factor, dim); // returns at once if grad_output is 1
         return {grad, at::Tensor()};
