@@ -86,12 +86,11 @@ LS_INLINE V(real) X(sweep_block)(X(part) part, int64_t n, int64_t target, V(real
     int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
     for (;;) {
         for (; i < stop; i += group) X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 1);
-        if (i >= whole) break;
+        if (i >= n) break;
         X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 0);
         i += group;
         stop = whole;
     }
-    if (i < n) X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 0);
     for (int u = 1; u < V(unroll); u++) {
         to.max[0] = V(max_keep)(to.max[u], to.max[0]);
         to.sum[0] = V(add)(to.sum[0], to.sum[u]);
@@ -127,11 +126,11 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
         X(part) part = X(part_at)(row, c, smoothing);
         V(real) *to = keep ? exps + c : NULL;
         ls_row_sums block = {0};
-        V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
-        if (max > frame.ref + MARGIN) {
+        for (;;) {
+            const V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
+            if (!(max > frame.ref + MARGIN)) break;
             frame = V(frame_at)(max);
             move_sums(&total, (double)frame.shift, (double)frame.exponent, (double)frame.ref);
-            X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
         }
         if (smoothing != LS_DENSE) block.s_sum = X(sum_of_s)(plan, c, c + n, target, smoothing);
         total.sum += block.sum;

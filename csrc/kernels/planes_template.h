@@ -90,7 +90,7 @@ LS_INLINE X(classes) X(classes_at)(const ls_plan *plan, int64_t c, int count, ls
  */
 LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const X(classes) * classes, int count,
                               const V(real) * shifts, const V(real) * magics, int64_t i, ls_smoothing smoothing, int keep,
-                              int first, int whole) {
+                              int whole, int first) {
     const int64_t left = tile->positions - i;
     const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
     const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
@@ -131,22 +131,17 @@ LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const
     const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
     int64_t i = 0;
     for (; i + V(lanes) <= tile->positions; i += V(lanes))
-        X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, first, 1);
-    if (i < tile->positions) X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, first, 0);
+        X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, 1, first);
+    if (i < tile->positions) X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, 0, first);
 }
 
 /* One block of classes for all positions: its largest logits, and its sums, in work->max, sum, dot and s_sum. */
 LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version,
                                     int64_t begin, int64_t end, ls_smoothing smoothing, int keep) {
     int64_t c = begin;
-    if (c + PLANE_GROUP <= end) {
-        X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, 1);
-        for (c += PLANE_GROUP; c + PLANE_GROUP <= end; c += PLANE_GROUP)
-            X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, 0);
-    } else {
-        X(sweep_classes)(plan, tile, work, version, c++, 1, smoothing, keep, 1);
-    }
-    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep, 0);
+    for (; c + PLANE_GROUP <= end; c += PLANE_GROUP)
+        X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, c == begin);
+    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep, c == begin);
 }
 
 /* Sum of s over the classes below c, the target's left out. */
@@ -208,10 +203,10 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
     double s_before = 0;
     for (int64_t c = 0; c < num_classes; c += LS_PLANE_BLOCK) {
         const int64_t end = c + LS_PLANE_BLOCK < num_classes ? c + LS_PLANE_BLOCK : num_classes;
-        X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
-        if (X(any_far_above)(tile, work)) {
-            X(move_frames)(plan, tile, work, version++, c, s_before);
+        for (;;) {
             X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
+            if (!X(any_far_above)(tile, work)) break;
+            X(move_frames)(plan, tile, work, version++, c, s_before);
         }
         work->version[c / LS_PLANE_BLOCK] = version;
         for (int64_t i = 0; i < work->padded; i += V(lanes)) {
