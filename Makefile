@@ -79,8 +79,9 @@ build/libls_loss_ops.so: $(BUILT)
 
 # The kernels' own tests: one program, compiled three ways. No torch and no Python.
 
-KERNEL_TEST_SOURCES := $(wildcard csrc/kernels/*.c) $(filter-out %/exp_table.c %/exp_table_isa.c %/fuzz_kernels.c,$(wildcard tests/kernels/*.c))
-KERNEL_TEST_FLAGS := -std=c11 -g -ffp-contract=off -fno-math-errno -fopenmp -Wall -Wextra -Icsrc/kernels
+OTHER_PROGRAMS := %/exp_table.c %/exp_table_isa.c %/fuzz_kernels.c
+KERNEL_TEST_SOURCES := $(filter-out $(OTHER_PROGRAMS),$(wildcard csrc/kernels/*.c tests/kernels/*.c))
+KERNEL_TEST_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fopenmp -Wall -Wextra -Icsrc/kernels
 
 # $(call kernel_test,variant,compiler,flags)
 define kernel_test
@@ -92,7 +93,7 @@ build/kernel-tests/$(1)/test_kernels: $(KERNEL_TEST_SOURCES:%.c=build/kernel-tes
 	@$(2) $(3) -fopenmp $$^ -lm -o $$@
 endef
 $(eval $(call kernel_test,plain,gcc,-O3))
-$(eval $(call kernel_test,sanitized,gcc,-O1 -fno-omit-frame-pointer -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all))
+$(eval $(call kernel_test,sanitized,gcc,-O1 -g1 -fno-omit-frame-pointer -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all))
 $(eval $(call kernel_test,neon,aarch64-linux-gnu-gcc,-O3 -static))
 -include $(wildcard build/kernel-tests/*/*/*/*.d)
 
