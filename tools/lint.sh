@@ -64,6 +64,11 @@ absent "no arithmetic on data in the glue, but for composite.cpp" 'immintrin|arm
     --exclude=composite.cpp
 absent "no arithmetic in Python" '\.log_softmax\(|\.(logsumexp|exp|log|sum|mean|matmul|gather)\(|[^F]\.softmax\(' ls_loss
 absent "the operators are named in one Python file" 'torch\.ops\.ls_loss\.[a-z_]|ops\.load_library' ls_loss --exclude=_library.py
+absent "tests use the public package, but for those of registration, dispatch and packaging" \
+    'torch\.ops\.ls_loss\.|(from|import) ls_loss\._|from ls_loss import _' tests \
+    --exclude={op,test_registration,test_routing,test_dispatch,test_compile_basic,test_packaging}.py
+absent "benchmarks take what they compare with from providers.py" 'F\.cross_entropy|CrossEntropyLoss|log_softmax\(' benchmarks \
+    --exclude=providers.py
 absent "neither machine-dependent flags nor OpenMP settings" 'march=native|ffast-math|-Ofast|set_num_threads|[^_]num_threads\(' \
     setup.py csrc
 verdict "no file over 400 lines" "$(long_files)"
