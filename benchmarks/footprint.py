@@ -1,0 +1,34 @@
+"""What a step takes of the machine's memory: its peak over what is there before, and its page faults. Linux only."""
+
+import ctypes
+import gc
+import resource
+from collections.abc import Callable
+
+import ls_loss
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        (kibibytes,) = (int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+    return kibibytes * 1024
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """The most that the step holds beyond what the process holds before it, nothing being kept from last time."""
+    gc.collect()
+    ls_loss.empty_cache()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # sets the peak, VmHWM, to what is held now
+    before = _status("VmRSS")
+    step()
+    return max(0, _status("VmHWM") - before)
+
+
+def page_faults(step: Callable[[], object]) -> int:
+    """The page faults of a step that has run before."""
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -1,0 +1,84 @@
+"""Native in a process of its own whose malloc asks for huge pages, for part of native's cost is 4 KiB page faults.
+
+The process serves one batch at a time and takes a sample when told, so that it can be interleaved with the others.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import torch
+
+from .batches import Batch
+from .providers import STEPS, native
+from .timing import Sampler, sampler
+
+VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+
+
+def _huge_bytes() -> int:
+    with open("/proc/self/smaps_rollup", encoding="ascii", errors="replace") as lines:
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages"))
+
+
+def _serve(connection: Connection) -> None:
+    """Answers "sample" with a time, and a batch with the modes' samplers made; ends with None."""
+    probe = torch.ones(1 << 25)
+    connection.send(_huge_bytes() >= probe.nbytes // 2)
+    del probe
+    samplers: dict[str, Sampler] = {}
+    for message in iter(connection.recv, None):
+        if isinstance(message, Batch):
+            torch.set_num_threads(message.threads)
+            samplers.clear()
+            inputs = message.inputs()
+        elif message in STEPS and message not in samplers:
+            samplers[message] = sampler(STEPS[message](native, *inputs))
+        connection.send(samplers[message]() if message in samplers else None)
+
+
+class HugePages:
+    """The process, seen from here."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.works: bool = connection.recv()
+
+    def _ask(self, message: object) -> float:
+        self._connection.send(message)
+        return self._connection.recv()
+
+    def use(self, batch: Batch) -> None:
+        """From now on samples are of this batch."""
+        self._ask(batch)
+
+    def sampler(self, mode: str) -> Sampler:
+        """Takes samples of native over the batch in use."""
+        self._ask(mode)
+        return lambda: self._ask(mode)
+
+
+@contextmanager
+def process() -> Iterator[HugePages]:
+    """Starts the process, and ends it."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=_serve, args=(there,), daemon=True)
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = SETTING if before is None else f"{before}:{SETTING}"
+    try:
+        worker.start()
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+    there.close()
+    try:
+        yield HugePages(here)
+    finally:
+        here.send(None)
+        worker.join(10)
+        worker.kill()
