@@ -69,9 +69,9 @@ LS_INLINE V(real) X(largest)(const S(elem) * x, int64_t n, int64_t target) {
     return V(reduce_max)(max);
 }
 
-/* Adds a block of n classes to `sums` and stores its exps; returns its largest logit. `target` is relative to the block, and
- * out of [0, n) if it is elsewhere. */
-LS_INLINE V(real) X(sweep_block)(X(part) part, int64_t n, int64_t target, V(real) * exps, V(frame) frame, ls_row_sums *sums,
+/* Sums over a piece of n classes of a block, whose exps it stores; returns its largest logit. `target` is relative to the
+ * piece, and out of [0, n) if it is elsewhere. */
+LS_INLINE V(real) X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) * exps, V(frame) frame, ls_row_sums *sums,
                                  ls_smoothing smoothing, int keep) {
     const int64_t group = V(unroll) * V(lanes);
     const V(real) magic = V(MAGIC) - frame.exponent;
@@ -118,6 +118,8 @@ LS_INLINE double X(sum_of_s)(const ls_plan *plan, int64_t begin, int64_t end, in
 /* Sweeps classes [begin, end) of a row, at most a chunk. `frames` gets one entry per block. */
 LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, int64_t target,
                                      V(real) * exps, ls_frame *frames, ls_smoothing smoothing, int keep) {
+    /* Lanes add at most so many terms before their sums go on in double. */
+    const int64_t piece_length = 32 * V(unroll) * V(lanes);
     const int64_t guess = 64 < end - begin ? 64 : end - begin;
     V(frame) frame = V(frame_at)(X(largest)(row.x + begin, guess, target - begin));
     ls_row_sums total = {0, 0, 0, (double)frame.shift, (double)frame.exponent, (double)frame.ref};
@@ -125,9 +127,20 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
         const int64_t n = end - c < LS_BLOCK ? end - c : LS_BLOCK;
         X(part) part = X(part_at)(row, c, smoothing);
         V(real) *to = keep ? exps + c : NULL;
-        ls_row_sums block = {0};
+        ls_row_sums block;
         for (;;) {
-            const V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
+            block = (ls_row_sums){0};
+            V(real) max = V(LEAST);
+            for (int64_t at = 0; at < n; at += piece_length) {
+                const int64_t length = n - at < piece_length ? n - at : piece_length;
+                ls_row_sums piece = {0};
+                const V(real) piece_max = X(sweep_piece)(X(part_at)(part, at, smoothing), length, target - c - at,
+                                                         keep ? to + at : NULL, frame, &piece, smoothing, keep);
+                max = piece_max > max ? piece_max : max;
+                block.sum += piece.sum;
+                block.dot += piece.dot;
+                block.s_sum += piece.s_sum;
+            }
             if (!(max > frame.ref + MARGIN)) break;
             frame = V(frame_at)(max);
             move_sums(&total, (double)frame.shift, (double)frame.exponent, (double)frame.ref);
@@ -141,15 +154,29 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
     return total;
 }
 
+/* A scale this small would lose bits as a float, while exps may be large: then exps are made smaller first. Those that
+ * underflow thereby belong to gradients that do so too. */
+#define SMALL_SCALE 0x1p-100
+#define SMALLER_EXPS 0x1p-64
+
+LS_INLINE void X(shrink)(V(real) * exps, int64_t n) {
+    for (int64_t i = 0; i < n; i++) exps[i] *= (V(real))SMALLER_EXPS;
+}
+
 /* Turns the stored exps of classes [begin, end) into the gradient, the target's entry left out. */
-LS_INLINE void X(scale_chunk)(X(part) row, int64_t begin, int64_t end, const V(real) * exps, S(elem) * grad,
-                              const ls_frame *frames, ls_frame final, double exp_scale, double beta, ls_smoothing smoothing) {
+LS_INLINE void X(scale_chunk)(X(part) row, int64_t begin, int64_t end, V(real) * exps, S(elem) * grad, const ls_frame *frames,
+                              ls_frame final, double exp_scale, double beta, ls_smoothing smoothing) {
     const V(vec) minus_beta = V(splat)((V(real)) - beta);
     for (int64_t c = begin; c < end; c += LS_BLOCK) {
         const int64_t n = end - c < LS_BLOCK ? end - c : LS_BLOCK;
         const ls_frame frame = frames[(c - begin) / LS_BLOCK];
         const double ratio = frame_ratio(frame.shift, frame.exponent, final.shift, final.exponent);
-        const V(vec) scale = V(splat)((V(real))(exp_scale * ratio));
+        double block_scale = exp_scale * ratio;
+        if (fabs(block_scale) < SMALL_SCALE && block_scale != 0 && sizeof(V(real)) == sizeof(float)) {
+            X(shrink)(exps + c, n);
+            block_scale /= SMALLER_EXPS;
+        }
+        const V(vec) scale = V(splat)((V(real))block_scale);
         const X(part) part = X(part_at)(row, c, smoothing);
         for (int64_t i = 0; i < n; i += V(lanes)) {
             const int64_t left = n - i;
@@ -197,7 +224,7 @@ static LS_TARGET ls_row_sums X(sweep)(const ls_plan *plan, X(part) row, int64_t 
     }
 }
 
-static LS_TARGET void X(scale_exps)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, const V(real) * exps,
+static LS_TARGET void X(scale_exps)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, V(real) * exps,
                                     S(elem) * grad, const ls_frame *frames, ls_frame final, double exp_scale, double beta) {
     switch (plan->smoothing) {
     case LS_PLAIN:

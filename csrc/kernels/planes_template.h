@@ -296,6 +296,13 @@ LS_INLINE void X(finish_tile)(const ls_plan *plan, const X(tile) * tile, X(work)
     for (int64_t i = 0; i < tile->positions; i++) work->minus_beta[i] = work->target[i] >= 0 ? minus_beta : minus_ignored;
 }
 
+/* Exps of a block whose position's scale is small, made smaller, and the scale larger: see SMALL_SCALE. */
+static LS_TARGET void X(shrink_block)(const X(tile) * tile, const X(work) * work, int64_t begin, int64_t end, int64_t i,
+                                      double scale) {
+    for (int64_t c = begin; c < end; c++) tile->exps[c * tile->exps_stride + i] *= (V(real))SMALLER_EXPS;
+    work->scale[i] = (V(real))(scale / SMALLER_EXPS);
+}
+
 /* From exps to gradients, class by class. */
 LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t final,
                                 ls_smoothing smoothing) {
@@ -306,10 +313,17 @@ LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const
         if (work->version[c / LS_PLANE_BLOCK] != version) {
             version = work->version[c / LS_PLANE_BLOCK];
             const V(real) *shift = X(shifts)(work, version), *magic = X(magics)(work, version);
-            for (int64_t i = 0; version == final && i < tile->positions; i++) work->scale[i] = (V(real))work->exp_scale[i];
-            for (int64_t i = 0; version != final && i < tile->positions; i++)
-                work->scale[i] = (V(real))(work->exp_scale[i] * frame_ratio((double)shift[i], (double)-magic[i],
-                                                                            (double)final_shift[i], (double)-final_magic[i]));
+            int64_t end = c;
+            while (end < num_classes && work->version[end / LS_PLANE_BLOCK] == version) end += LS_PLANE_BLOCK;
+            if (end > num_classes) end = num_classes;
+            for (int64_t i = 0; i < tile->positions; i++) {
+                double scale = work->exp_scale[i];
+                if (version != final)
+                    scale *= frame_ratio((double)shift[i], (double)-magic[i], (double)final_shift[i], (double)-final_magic[i]);
+                work->scale[i] = (V(real))scale;
+                if (fabs(scale) < SMALL_SCALE && scale != 0 && sizeof(V(real)) == sizeof(float))
+                    X(shrink_block)(tile, work, c, end, i, scale);
+            }
         }
         V(vec) s = V(splat)(1), q_scale = V(splat)(0);
         if (smoothing == LS_VECTOR) s = V(splat)(((const V(real) *)plan->s)[c]);

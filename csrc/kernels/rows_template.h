@@ -99,7 +99,7 @@ LS_INLINE ls_row_sums X(join_chunks)(ls_row_sums *chunks, int64_t count) {
 
 /* The gradient of classes [begin, end) of the row in a lane, from its exps. */
 LS_INLINE void X(grad_of_lane)(const ls_plan *plan, int64_t row, const row_lanes *rows, int lane, int64_t begin, int64_t end,
-                               const V(real) * exps, const ls_frame *frames) {
+                               V(real) * exps, const ls_frame *frames) {
     const ls_frame final = {rows->shift[lane], rows->exponent[lane]};
     S(elem) *grad = X(row_grad)(plan->problem, row);
     X(scale_exps)(plan, X(row_part)(plan, row), begin, end, exps, grad, frames, final, rows->exp_scale[lane] * plan->grad_scale,

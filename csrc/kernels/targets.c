@@ -18,7 +18,7 @@ enum { PIECE = 8192 };
 typedef struct {
     int64_t first_bad, bad_target; /* first_bad is -1 if there is none */
     int64_t counted;
-    double weight_sum;
+    double weight_sum, weight_lost; /* the sum and its rounding errors */
 } piece_result;
 
 typedef struct {
@@ -80,6 +80,13 @@ static void copy_targets(const ls_problem *problem, int64_t *copy, int64_t first
     }
 }
 
+/* sum += x, with what that loses added to `lost`. */
+static void add_exactly(double *sum, double *lost, double x) {
+    const double total = *sum + x, back = total - *sum;
+    *lost += (*sum - (total - back)) + (x - back);
+    *sum = total;
+}
+
 static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
     const pass_context *pass = (const pass_context *)context;
@@ -103,7 +110,7 @@ static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
         }
         for (int64_t row = first; !bad && row < last; row++) copy[row] = copy[row] == ignore_index ? -1 : copy[row];
         for (int64_t row = first; !bad && pass->weight && row < last; row++)
-            if (copy[row] >= 0) result.weight_sum += pass->weight[copy[row]];
+            if (copy[row] >= 0) add_exactly(&result.weight_sum, &result.weight_lost, pass->weight[copy[row]]);
         pass->results[piece] = result;
     }
 }
@@ -135,12 +142,12 @@ static ls_status check_prior(const void *prior, ls_dtype dtype, int64_t num_clas
 
 /* s over the classes before each block, and over all. */
 static void sum_blocks(double *before, const void *s, ls_dtype real, int64_t num_classes) {
-    double sum = 0;
+    double sum = 0, lost = 0;
     for (int64_t c = 0; c < num_classes; c++) {
-        if (c % LS_BLOCK == 0) before[c / LS_BLOCK] = sum;
-        sum += element_get(s, real, c);
+        if (c % LS_BLOCK == 0) before[c / LS_BLOCK] = sum + lost;
+        add_exactly(&sum, &lost, element_get(s, real, c));
     }
-    before[ls_blocks(num_classes)] = sum;
+    before[ls_blocks(num_classes)] = sum + lost;
 }
 
 /* What is carved from the scratch memory of a plan. */
@@ -179,7 +186,6 @@ size_t ls_plan_scratch_bytes(const ls_problem *problem) {
 static void make_s(ls_plan *plan, plan_memory *memory, const double *weight, const double *prior) {
     const ls_problem *problem = plan->problem;
     const ls_dtype real = problem->dtype == LS_F64 ? LS_F64 : LS_F32;
-    double sum = 0;
     for (int64_t c = 0; c < problem->num_classes; c++) {
         double s = (weight ? weight[c] : 1) * (prior ? prior[c] : 1);
         if (prior && prior[c] == 0)
@@ -187,13 +193,12 @@ static void make_s(ls_plan *plan, plan_memory *memory, const double *weight, con
         else
             element_put(memory->s, real, c, s == 0 ? -0.0 : s);
         if (element_get(memory->s, real, c) == 0 && !(prior && prior[c] == 0)) element_put(memory->s, real, c, -0.0);
-        sum += element_get(memory->s, real, c);
     }
     sum_blocks(memory->s_before, memory->s, real, problem->num_classes);
     plan->smoothing = LS_VECTOR;
     plan->s = memory->s;
     plan->s_before = memory->s_before;
-    plan->s_sum = sum;
+    plan->s_sum = memory->s_before[ls_blocks(problem->num_classes)];
 }
 
 /* The power of two that brings gradients of at most `bound` close below 2^15, the largest that fp16 holds being 65504. */
@@ -213,11 +218,13 @@ static void plan_index_targets(const ls_problem *problem, plan_memory *memory, c
                                ls_plan *plan, int *mean_is_nan) {
     const double e = problem->label_smoothing, rows = (double)rows_of(problem);
     int64_t counted = 0;
-    double weight_sum = 0;
+    double weight_sum = 0, weight_lost = 0;
     for (int64_t piece = 0; piece < pieces_of(problem); piece++) {
         counted += memory->results[piece].counted;
-        weight_sum += memory->results[piece].weight_sum;
+        add_exactly(&weight_sum, &weight_lost, memory->results[piece].weight_sum);
+        weight_lost += memory->results[piece].weight_lost;
     }
+    if (isfinite(weight_sum)) weight_sum += weight_lost; /* lost is NaN once a sum is infinite */
     if (!weight) weight_sum = (double)counted;
     const int mean = problem->reduction == LS_MEAN, torch = problem->convention == LS_TORCH;
     *mean_is_nan = mean && counted == 0;
