@@ -188,7 +188,7 @@ class LabelSmoothingCrossEntropyFlat:
 
 def _without_kind(tensor: Tensor) -> Tensor:
     """Casts fastai's kinds of tensor (an image, a mask) to their base, as its Flat losses do: two kinds do not mix."""
-    if type(tensor) is Tensor:
+    if type(tensor) is Tensor or not isinstance(tensor, Tensor):
         return tensor
     base = next(kind for kind in reversed(type(tensor).__mro__) if issubclass(kind, Tensor) and kind is not Tensor)
     if base is type(tensor):

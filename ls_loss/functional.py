@@ -153,7 +153,7 @@ def _cross_entropy_unusual(
     if prior is not None and not isinstance(prior, Tensor):
         raise TypeError(f"cross_entropy(): argument 'prior' must be Tensor, not {type(prior).__name__}")
     dim = index(dim)
-    _check_options(ignore_index, label_smoothing)
+    label_smoothing = _accepted(ignore_index, label_smoothing)
     if prior is None and any(map(_dispatches_in_python, tensors)):
         if not label_smoothing >= 0:
             raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
@@ -170,10 +170,14 @@ def _dispatches_in_python(tensor: Tensor) -> bool:
     return implementation is not Tensor.__torch_dispatch__ and not isinstance(tensor, (FakeTensor, FunctionalTensor))
 
 
-def _check_options(ignore_index: int, label_smoothing: float) -> None:
-    """Raises what native raises for them: over an empty batch it looks at nothing but the options."""
-    logits, target = torch.empty(0, 1, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu")
-    F.cross_entropy(logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing)
+def _accepted(ignore_index: int, label_smoothing: float) -> float:
+    """The smoothing as a number of the operator. Native raises for both options: in an empty batch it sees nothing else."""
+    if type(label_smoothing) is int:
+        label_smoothing = float(label_smoothing)
+    if type(label_smoothing) is not float or type(ignore_index) is not int or not -(1 << 63) <= ignore_index < 1 << 63:
+        logits, target = torch.empty(0, 1, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu")
+        F.cross_entropy(logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing)
+    return label_smoothing
 
 
 def fastai_cross_entropy(

@@ -82,7 +82,8 @@ def assert_within(actual, expected, tolerance, name, what="value"):
     largest = torch.finfo(actual.dtype).max
     got, want = actual.detach().double(), expected.detach().double()
     want = torch.where(want.abs() > largest, want.sign() * torch.inf, want)  # what cannot be represented
-    alike = (got == want) | (got.isnan() & want.isnan()) | ((got - want).abs() <= tolerance)
+    near = ((got - want).abs() <= tolerance) & got.isfinite() & want.isfinite()
+    alike = near | (got == want) | (got.isnan() & want.isnan())
     if not bool(alike.all()):
         worst = torch.where(alike, -1.0, ((got - want).abs() / tolerance).nan_to_num(torch.inf, torch.inf)).argmax()
         got, want, allowed = (v.expand_as(want).flatten()[worst].item() for v in (got, want, tolerance))
