@@ -157,7 +157,7 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
 /* A scale this small would lose bits as a float, while exps may be large: then exps are made smaller first. Those that
  * underflow thereby belong to gradients that do so too. */
 #define SMALL_SCALE 0x1p-100
-#define SMALLER_EXPS 0x1p-64
+#define SMALLER_EXPS 0x1p-90
 
 LS_INLINE void X(shrink)(V(real) * exps, int64_t n) {
     for (int64_t i = 0; i < n; i++) exps[i] *= (V(real))SMALLER_EXPS;
