@@ -1,0 +1,53 @@
+"""What one training step spends in the loss, on this machine: ls_loss, native and compiled native. Run it as a script.
+
+4096 rows of 32000 logits by default, as a language model has them; needs 4 GB of memory. Other sizes are two arguments.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import ls_loss
+from benchmarks.providers import compiled, forward_backward, native, ours
+from benchmarks.timing import copy_of, interleave, load_average, machine, sampler
+
+SECONDS = 5.0
+FEWEST_ROUNDS = 3
+
+
+def measure(rows, num_classes):
+    """The timing of every step, and of the copy."""
+    logits = torch.randn(rows, num_classes, requires_grad=True)
+    target = torch.randint(num_classes, (rows,))
+    torch._dynamo.reset()
+    steps = {
+        "copy of the logits": copy_of(logits),
+        "ls_loss": forward_backward(ours, logits, target),
+        "native": forward_backward(native, logits, target),
+        "native, compiled": forward_backward(compiled(native), logits, target),
+    }
+    progress = tqdm(steps.items(), desc="warming up and compiling", leave=False)
+    samplers = {name: sampler(step) for name, step in progress}
+    return interleave(samplers, SECONDS, FEWEST_ROUNDS)
+
+
+def main(rows=4096, num_classes=32000):
+    print(f"Loss and gradient of [{rows}, {num_classes}] float32 logits, label smoothing 0.1")
+    timings = measure(rows, num_classes)
+    config = ls_loss.config()
+    ours, copy = timings["ls_loss"].median, timings["copy of the logits"].median
+    print(f"    {'':20}{'ms':>9}{'x copy':>9}{'x ls_loss':>11}")
+    for name, timing in timings.items():
+        time = timing.median
+        print(f"    {name:20}{time * 1e3:9.1f}{time / copy:9.2f}{time / ours:11.1f}")
+    print(
+        f"Medians, interleaved; {config['threads']} threads, {config['isa']}, torch {config['torch_running']}, {machine()};"
+    )
+    print(f"load average {load_average():.1f}: with more processes than cores at work the figures mean little.")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
