@@ -52,11 +52,11 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def batches(quick: bool) -> list[Batch]:
-    """All of them, small ones first, one thread after the other setting."""
+def batches(quick: bool, threads: list[int] | None = None) -> list[Batch]:
+    """All of them, small ones first, each with these numbers of threads: by default one and all, of quick ones all."""
     everyone = os.cpu_count() or 1
-    if quick:
-        return [Batch(shape, torch.float32, everyone) for shape in QUICK_SHAPES]
-    settings = sorted({1, everyone}, reverse=True)
-    small = [Batch(shape, torch.float32, threads) for shape in SHAPES for threads in settings]
-    return small + [Batch(LARGE, dtype, threads) for dtype in OTHER_DTYPES for threads in settings]
+    threads = threads or ([everyone] if quick else sorted({1, everyone}))
+    kinds = [(shape, torch.float32) for shape in (QUICK_SHAPES if quick else SHAPES)]
+    if not quick:
+        kinds += [(LARGE, dtype) for dtype in OTHER_DTYPES]
+    return [Batch(shape, dtype, number) for shape, dtype in kinds for number in threads]

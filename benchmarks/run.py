@@ -89,6 +89,7 @@ def measure_footprint(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few batches, little time for each")
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads; by default 1 and all, or all")
     parser.add_argument("--output", type=Path, help="the CSV to write; by default benchmarks/data/results.csv, and for "
                         "--quick build/benchmarks/quick.csv")  # fmt: skip
     arguments = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
     with huge_pages.process() as thp:
         if not thp.works:
             print(f"{huge_pages.VARIABLE}={huge_pages.SETTING} has no effect here: measuring without {HUGE_PAGES}.")
-        progress = tqdm(batches(arguments.quick), unit="batch")
+        progress = tqdm(batches(arguments.quick, arguments.threads), unit="batch")
         for batch in progress:
             progress.set_description(str(batch))
             key = (batch.shape, batch.dtype)

@@ -37,16 +37,17 @@ def measure(rows, num_classes):
 def main(rows=4096, num_classes=32000):
     print(f"Loss and gradient of [{rows}, {num_classes}] float32 logits, label smoothing 0.1")
     timings = measure(rows, num_classes)
-    config = ls_loss.config()
-    ours, copy = timings["ls_loss"].median, timings["copy of the logits"].median
+    copy_time, our_time = timings["copy of the logits"].median, timings["ls_loss"].median
     print(f"    {'':20}{'ms':>9}{'x copy':>9}{'x ls_loss':>11}")
     for name, timing in timings.items():
         time = timing.median
-        print(f"    {name:20}{time * 1e3:9.1f}{time / copy:9.2f}{time / ours:11.1f}")
+        print(f"    {name:20}{time * 1e3:9.1f}{time / copy_time:9.2f}{time / our_time:11.1f}")
+    config, load = ls_loss.config(), load_average()
     print(
-        f"Medians, interleaved; {config['threads']} threads, {config['isa']}, torch {config['torch_running']}, {machine()};"
+        f"Medians, interleaved; {config['threads']} threads, {config['isa']}, torch {config['torch_running']}, {machine()}."
     )
-    print(f"load average {load_average():.1f}: with more processes than cores at work the figures mean little.")
+    if load > config["threads"] + 1:
+        print(f"The machine is busy with other work, load average {load:.1f}: the figures mean little.")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ The tolerances are those of tolerance.py. Losses: test_forward.py.
 
 import cases
 import pytest
-import torch
 import tolerance
+import torch
 from tolerance import assert_within, expect
 
 import ls_loss

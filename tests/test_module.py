@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+from typing import ClassVar
 
 import cases
 import pytest
@@ -158,7 +159,7 @@ class Kept(torch.Tensor):
 class Asked(torch.Tensor):
     """A subclass with its own: it is asked first, and told every argument."""
 
-    calls: list = []
+    calls: ClassVar[list] = []
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -1,7 +1,7 @@
 """Losses of other libraries, as options of this one: timm's and Hugging Face's from their packages, others from their formulas.
 
-Compared in float64 to 1e-12, which is far above the rounding of their compositions and far below any difference of formula; what
-float32 costs is tested against the reference elsewhere.
+Compared in float64 to 1e-12, which is far above the rounding of their compositions and far below any difference of formula;
+what float32 costs is tested against the reference elsewhere.
 """
 
 import importlib.util

@@ -40,7 +40,7 @@ EMPTY = ((0, 5), (0, 5, 3), (2, 5, 0), (2, 5, 0, 3), (0, 5, 0))
 
 
 def batch(name, classes, dtype):
-    """Five rows, the second and the fourth special; more classes than three are filled up behind and before the special ones."""
+    """Five rows, the second and the fourth special; other classes than the three special ones stand before and behind them."""
     values, position = ROWS[name]
     big = torch.finfo(dtype).max / 4
     values = torch.tensor([{"big": big, "-big": -big}.get(value, value) for value in values], dtype=torch.float64)
@@ -326,7 +326,7 @@ def test_subnormal_numbers_stay_in_use():
 
 
 def test_fp16_sums_do_not_overflow():
-    """Native's are kept in float16: inf from C = 65520 (its defect A), with smoothing from C = 7400 (B), mean of many rows (C)."""
+    """Native keeps them in float16: inf from C = 65520 (its defect A), with smoothing from 7400 (B), for many rows (C)."""
     for rows, classes, smoothing in (
         (1, 70000, 0.0),
         (1, 8000, 0.1),

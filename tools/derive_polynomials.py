@@ -63,7 +63,9 @@ def derive(name: str, g: Callable, weight: Callable, a: mpf, b: mpf, count: int,
     for k in range(count - 1, -1, -1):
         coefficients, _ = remez(g, weight, a, b, count, fixed)
         fixed.insert(0, rounded(coefficients[k], bits))
-    worst = max(abs((sum(c * x**k for k, c in enumerate(fixed)) - g(x)) * weight(x)) for x in linspace(a, b, 4001) if x != 0)
+    worst = max(
+        abs((sum(c * x**k for k, c in enumerate(fixed)) - g(x)) * weight(x)) for x in linspace(a, b, 4001) if x != 0
+    )
     print(f"{name}: error {float(worst * mpf(2) ** bits):.3f} x 2^-{bits}")
     for k, c in enumerate(fixed):
         print(f"    {float(c).hex():28s} power {k}")
@@ -76,7 +78,9 @@ def main() -> None:
         return (exp(r) - 1) / r if chop(r) else mpf(1)
 
     for degree, bits in ((5, 24), (6, 24), (11, 53)):
-        derive(f"exp, degree {degree}", exp_rest, lambda r: max(abs(r), mpf("1e-30")) / exp(r), -half, half, degree, bits)
+        derive(
+            f"exp, degree {degree}", exp_rest, lambda r: max(abs(r), mpf("1e-30")) / exp(r), -half, half, degree, bits
+        )
 
     s_end = (sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)
 

@@ -12,6 +12,7 @@
 
 #include "block_template.h"
 #include "rows_template.h"
+#include "tile_template.h"
 #include "planes_template.h"
 #include "short_rows_template.h"
 

@@ -1,8 +1,8 @@
 /* libFuzzer entry point of the kernels: bytes become a small problem, and the checker judges it as the tests do: every
  * instruction set against the reference, guard pages, untouched outputs on an error, unchanged inputs.
  *
- *     clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -ffp-contract=off -fno-math-errno -Icsrc/kernels \
- *         csrc/kernels/*.c $(ls tests/kernels/*.c | grep -v -e main -e test_ -e exp_table) -lm -o fuzz_kernels
+ * Built by clang -fsanitize=fuzzer,address,undefined from the kernels, this file and the helpers of the tests (all but main.c,
+ * test_*.c and exp_table*.c), with -ffp-contract=off. A finding is replayed by giving its file to the program.
  *
  * clang's OpenMP is not used: the kernels are serial here. Knows the checker and no kernel. */
 #include <math.h>

@@ -1,0 +1,143 @@
+"""Writes the figures of a results CSV as Markdown: python -m benchmarks.table [--write]
+
+With --write they replace the block between the markers in README.md, so that no figure there is typed by hand. Must not know
+how they were measured.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from . import results
+from .providers import COPY, HUGE_PAGES, READ
+from .results import Row
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- figures: written by python -m benchmarks.table --write -->", "<!-- end of figures -->"
+OURS = "ls_loss"
+OTHERS = ("ls_loss compiled", "native", HUGE_PAGES, "native compiled", "fastai", "timm", "transformers")
+MODE = "forward+backward"
+
+Times = dict[str, float]
+
+
+def by_batch(rows: Iterable[Row], mode: str, metric: str) -> dict[tuple[str, str, int], Times]:
+    """The medians of all providers, for every shape, dtype and number of threads."""
+    found: dict[tuple[str, str, int], Times] = {}
+    for row in rows:
+        if (row.mode, row.metric) == (mode, metric):
+            found.setdefault((row.shape, row.dtype, row.threads), {})[row.provider] = row.median
+    return found
+
+
+def digits(value: float) -> str:
+    """Two or three digits that count, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}".removesuffix(".0")
+
+
+def ratio(times: Times, name: str) -> str:
+    """How many times as long as ls_loss; less than 1 stands out."""
+    if name not in times:
+        return "-"
+    value = times[name] / times[OURS]
+    return digits(value) if value >= 1 else f"**{value:.2f}**"
+
+
+def time_table(rows: list[Row], mode: str, limit: str) -> Iterator[str]:
+    """One line for every batch: the time of ls_loss, its ratio to the limit, and the others' to it."""
+    yield f"| logits | threads | ls_loss, ms | / {limit} | " + " | ".join(OTHERS) + " |"
+    yield "|---|" + "---:|" * (3 + len(OTHERS))
+    for (shape, dtype, threads), times in by_batch(rows, mode, "time").items():
+        logits = f"[{shape.replace('x', ', ')}]" + (f" {dtype}" if dtype != "float32" else "")
+        cells = [logits, str(threads), digits(times[OURS]), f"{times[OURS] / times[limit]:.2f}"]
+        yield "| " + " | ".join(cells + [ratio(times, name) for name in OTHERS]) + " |"
+
+
+def slower(rows: list[Row]) -> str:
+    """Where something else is faster, in words."""
+    places = [
+        f"{name} at [{shape.replace('x', ', ')}] {dtype}, {mode}, {threads} thread{'s' * (threads > 1)}"
+        for mode in (MODE, "forward")
+        for (shape, dtype, threads), times in by_batch(rows, mode, "time").items()
+        for name in OTHERS
+        if name.startswith("native") and times.get(name, times[OURS]) < times[OURS]
+    ]
+    return (
+        "Native is faster nowhere in these figures."
+        if not places
+        else "Faster than ls_loss: " + "; ".join(places) + "."
+    )
+
+
+def memory(rows: list[Row]) -> str:
+    """What a step of the largest float32 batch takes beyond the logits, in words."""
+    peaks = {key: value for key, value in by_batch(rows, MODE, "peak memory").items() if key[1] == "float32"}
+    if not peaks:
+        return ""
+    (shape, _, threads), peak = max(peaks.items(), key=lambda item: item[1][OURS])
+    faults = by_batch(rows, MODE, "page faults")[shape, "float32", threads]
+    named = ("ls_loss", "native", "native compiled")
+    return (
+        f"Peak memory beyond the logits, [{shape.replace('x', ', ')}]: "
+        + ", ".join(f"{name} {peak[name]:.0f} MiB" for name in named if name in peak)
+        + "; page faults of a step: "
+        + ", ".join(f"{name} {faults[name]:.0f}" for name in named if name in faults)
+        + "."
+    )
+
+
+def setting(rows: list[Row]) -> str:
+    """Machine, versions and date, in words."""
+    first, last = rows[0], rows[-1]
+    versions = sorted(
+        {f"{row.provider} {row.version}" for row in rows if row.provider in ("fastai", "timm", "transformers")}
+    )
+    dates = first.date if first.date == last.date else f"{first.date} to {last.date}"
+    low, high = min(row.load for row in rows), max(row.load for row in rows)
+    return (
+        f"{dates}, {first.machine}, {first.isa}, load average {low:g} to {high:g}; ls_loss {first.ls_loss}, torch {first.torch}"
+        + "".join(f", {version}" for version in versions)
+        + "."
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    """All of it, for README.md."""
+    return "\n".join(
+        [
+            f"Forward and backward, label smoothing 0.1, float32 unless said. `/ {COPY}`: the time of ls_loss in copies of the "
+            "logits. The other columns: the time of that loss in times of ls_loss, so that 20 means ls_loss is 20 times as fast.",
+            "",
+            *time_table(rows, MODE, COPY),
+            "",
+            *filter(None, (slower(rows), memory(rows), setting(rows))),
+        ]
+    )
+
+
+def replaced(text: str, block: str) -> str:
+    """The text with the block between the markers."""
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"There are no markers {BEGIN} and {END} to write between.")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("csv", type=Path, nargs="?", default=results.DEFAULT)
+    parser.add_argument("--write", action="store_true", help="into README.md, instead of printing")
+    parser.add_argument("--forward", action="store_true", help="print the times of the forward pass alone")
+    arguments = parser.parse_args()
+    rows = results.read(arguments.csv)
+    if arguments.forward:
+        print(*time_table(rows, "forward", READ), sep="\n")
+    elif arguments.write:
+        README.write_text(replaced(README.read_text(encoding="utf-8"), markdown(rows)), encoding="utf-8")
+    else:
+        print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+/* The sweep over several rows side by side: lanes are positions, classes are strided. Serves planes ([N, C, H, W]) as they are,
+ * and short rows once they are packed that way (short_rows_template.h). Included after block_template.h and row_formula.h, with
+ * the same parameters.
+ *
+ * The same algorithm as in block_template.h, with a frame for every position: a tile of positions is swept class by class, in
+ * blocks of LS_PLANE_BLOCK classes whose sums stay in fp32; a block that holds a logit far above its position's reference is
+ * done again. Frames are kept in versions: a new one only where some position's frame moved.
+ */
+
+#define PLANE_GROUP 8    /* classes swept together */
+#define PLANE_GUESS 8    /* classes looked at for the first reference */
+#define DEAD_POSITION -2 /* in place of the target of a row that is ignored altogether */
+
+/* A tile's inputs and outputs. Strides are from class to class; positions are adjacent. */
+typedef struct {
+    int64_t first_row, positions;
+    const S(elem) * x;
+    const S(elem) * q; /* LS_DENSE */
+    V(real) * exps;    /* NULL: loss only */
+    S(elem) * grad;
+    int64_t x_stride, q_stride, exps_stride, grad_stride;
+} X(tile);
+
+/* A tile's working memory: one entry per position, padded to whole vectors. */
+typedef struct {
+    double *sum_all, *dot_all, *s_all;       /* sums over the blocks done */
+    double *kind, *x_y, *s_y, *alpha;        /* of the targets; kind: 1 a target, 0 none, -1 a dead position */
+    double *exp_scale, *grad_y;              /* results of the formula */
+    V(real) * ref, *max, *sum, *dot, *s_sum; /* max and sums of one block */
+    V(real) * scale, *minus_beta;            /* of the gradient */
+    V(index) * target;                       /* a class, -1, or DEAD_POSITION */
+    V(real) * versions;                      /* shift and MAGIC - exponent of each version of the frames */
+    int32_t *version;                        /* of each block */
+    int64_t padded;
+    int has_dead;
+} X(work);
+
+LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes) {
+    X(work) work = {0};
+    work.padded = ls_padded(positions);
+    double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,     &work.kind,  &work.x_y,
+                                         &work.s_y,     &work.alpha,   &work.exp_scale, &work.grad_y};
+    V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale, &work.minus_beta};
+    char *at = (char *)scratch;
+    for (int i = 0; i < LS_TILE_DOUBLES; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
+    for (int i = 0; i < LS_TILE_REALS; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;
+    work.target = (V(index) *)(void *)at, at += work.padded * (int64_t)sizeof(V(index));
+    work.version = (int32_t *)(void *)at, at += ls_plane_blocks(num_classes) * (int64_t)sizeof(int32_t);
+    work.versions = (V(real) *)(void *)at;
+    return work;
+}
+
+LS_INLINE V(real) * X(shifts)(const X(work) * work, int32_t version) { return work->versions + 2 * version * work->padded; }
+LS_INLINE V(real) * X(magics)(const X(work) * work, int32_t version) { return X(shifts)(work, version) + work->padded; }
+
+LS_INLINE V(vec) X(load_some)(const S(elem) * p, int64_t n) { return n >= V(lanes) ? S(load)(p) : S(load_n)(p, n); }
+
+/* max over classes [c, c + count) by position, the target's class left out. */
+LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c, int64_t count, V(real) * max) {
+    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+        const int64_t left = tile->positions - i;
+        V(vec) m = V(splat)(V(LEAST));
+        for (int64_t k = 0; k < count; k++) {
+            V(vec) x = X(load_some)(tile->x + (c + k) * tile->x_stride + i, left);
+            m = V(max_keep)(V(pick)(V(is_index)(work->target + i, c + k), m, x), m);
+        }
+        V(store)(max + i, m);
+    }
+}
+
+/* What `count` classes from c on have in common for all positions. */
+typedef struct {
+    int64_t c;
+    int count, absent[PLANE_GROUP];
+    V(vec) s[PLANE_GROUP], q_scale[PLANE_GROUP];
+} X(classes);
+
+LS_INLINE X(classes) X(classes_at)(const ls_plan *plan, int64_t c, int count, ls_smoothing smoothing) {
+    X(classes) classes = {.c = c, .count = count};
+    for (int k = 0; k < count; k++) {
+        V(real) s = smoothing == LS_VECTOR ? ((const V(real) *)plan->s)[c + k] : 1;
+        classes.absent[k] = s == 0 && !signbit(s);
+        classes.s[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_shift)[c + k] : s);
+        classes.q_scale[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_scale)[c + k] : 0);
+    }
+    return classes;
+}
+
+/* One vector of positions: some classes' exps stored, and added to the sums of the block (which begin with them, if `first`).
+ */
+LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const X(classes) * classes, int count,
+                              const V(real) * shifts, const V(real) * magics, int64_t i, ls_smoothing smoothing, int keep,
+                              int whole, int first) {
+    const int64_t left = tile->positions - i;
+    const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
+    const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
+    /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
+    const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
+    V(vec) max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i), sum = V(splat)(0), dot = V(splat)(0), s_sum = V(splat)(0);
+    for (int k = 0; k < count; k++) {
+        const int64_t c = classes->c + k;
+        const V(mask) hit = V(is_index)(work->target + i, c);
+        V(vec) x = whole ? S(load)(tile->x + c * tile->x_stride + i) : S(load_n)(tile->x + c * tile->x_stride + i, left);
+        if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
+        x = V(pick)(hit, minus_infinity, x);
+        max = V(max_keep)(x, max);
+        V(vec) e = V(exp)(V(sub)(x, shift), magic, low);
+        sum = V(add)(sum, e);
+        if (keep && whole) V(store)(tile->exps + c * tile->exps_stride + i, e);
+        if (keep && !whole) V(store_n)(tile->exps + c * tile->exps_stride + i, e, left);
+        if (smoothing == LS_PLAIN || (smoothing == LS_VECTOR && classes->absent[k])) continue;
+        V(vec) term = V(sub)(x, ref);
+        if (smoothing == LS_VECTOR) term = V(mul)(classes->s[k], term);
+        if (smoothing == LS_DENSE) {
+            const S(elem) *q = tile->q + c * tile->q_stride + i;
+            V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), classes->q_scale[k], classes->s[k]);
+            s_sum = V(add)(s_sum, s);
+            term = V(mul)(s, term);
+        }
+        dot = V(add)(dot, V(zero_if)(hit, term));
+    }
+    V(store)(work->max + i, max);
+    V(store)(work->sum + i, first ? sum : V(add)(V(load)(work->sum + i), sum));
+    if (smoothing != LS_PLAIN) V(store)(work->dot + i, first ? dot : V(add)(V(load)(work->dot + i), dot));
+    if (smoothing == LS_DENSE) V(store)(work->s_sum + i, first ? s_sum : V(add)(V(load)(work->s_sum + i), s_sum));
+}
+
+LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
+                                int count, ls_smoothing smoothing, int keep, int first) {
+    const X(classes) classes = X(classes_at)(plan, c, count, smoothing);
+    const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
+    int64_t i = 0;
+    for (; i + V(lanes) <= tile->positions; i += V(lanes))
+        X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, 1, first);
+    if (i < tile->positions) X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, 0, first);
+}
+
+/* One block of classes for all positions: its largest logits, and its sums, in work->max, sum, dot and s_sum. */
+LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version,
+                                    int64_t begin, int64_t end, ls_smoothing smoothing, int keep) {
+    int64_t c = begin;
+    for (; c + PLANE_GROUP <= end; c += PLANE_GROUP)
+        X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, c == begin);
+    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep, c == begin);
+}
+
+/* Sum of s over the classes below c, the target's left out. */
+LS_INLINE double X(s_below)(const ls_plan *plan, const X(work) * work, int64_t i, int64_t c, double s_before) {
+    if (plan->smoothing == LS_DENSE) return work->s_all[i];
+    const int64_t target = work->target[i];
+    if (target < 0 || target >= c) return s_before;
+    return s_before - (plan->smoothing == LS_VECTOR ? (double)((const V(real) *)plan->s)[target] : 1);
+}
+
+/* A new version of the frames, in which every position with a logit far above its reference moves to it. */
+static LS_TARGET void X(move_frames)(const ls_plan *plan, const X(tile) * tile, X(work) * work, int32_t from, int64_t c,
+                                     double s_before) {
+    const V(real) *old_shift = X(shifts)(work, from), *old_magic = X(magics)(work, from);
+    V(real) *shift = X(shifts)(work, from + 1), *magic = X(magics)(work, from + 1);
+    for (int64_t i = 0; i < work->padded; i++) {
+        shift[i] = old_shift[i];
+        magic[i] = old_magic[i];
+        if (i >= tile->positions || !(work->max[i] > work->ref[i] + MARGIN)) continue;
+        const V(frame) frame = V(frame_at)(work->max[i]);
+        ls_row_sums sums = {work->sum_all[i],
+                            work->dot_all[i],
+                            X(s_below)(plan, work, i, c, s_before),
+                            (double)shift[i],
+                            (double)(V(MAGIC) - magic[i]),
+                            (double)work->ref[i]};
+        move_sums(&sums, (double)frame.shift, (double)frame.exponent, (double)frame.ref);
+        work->sum_all[i] = sums.sum;
+        work->dot_all[i] = sums.dot;
+        work->ref[i] = frame.ref;
+        shift[i] = frame.shift;
+        magic[i] = V(MAGIC) - frame.exponent;
+    }
+}
+
+LS_INLINE int X(any_far_above)(const X(tile) * tile, const X(work) * work) {
+    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+        V(mask) far = V(less)(V(add)(V(load)(work->ref + i), V(splat)(MARGIN)), V(load)(work->max + i));
+        if (V(any)(V(both)(far, V(lanes_below)(tile->positions - i)))) return 1;
+    }
+    return 0;
+}
+
+/* All classes of a tile. Returns the version of the frames that the sums are relative to. */
+LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(work) * work, ls_smoothing smoothing,
+                                   int keep) {
+    const int64_t num_classes = plan->problem->num_classes;
+    X(tile_max)(tile, work, 0, num_classes < PLANE_GUESS ? num_classes : PLANE_GUESS, work->ref);
+    for (int64_t i = 0; i < work->padded; i++) {
+        const V(frame) frame = V(frame_at)(work->ref[i]);
+        X(shifts)(work, 0)[i] = frame.shift;
+        X(magics)(work, 0)[i] = V(MAGIC) - frame.exponent;
+    }
+    const size_t bytes = (size_t)work->padded * sizeof(double);
+    memset(work->sum_all, 0, bytes);
+    memset(work->dot_all, 0, bytes);
+    memset(work->s_all, 0, bytes);
+    int32_t version = 0;
+    double s_before = 0;
+    for (int64_t c = 0; c < num_classes; c += LS_PLANE_BLOCK) {
+        const int64_t end = c + LS_PLANE_BLOCK < num_classes ? c + LS_PLANE_BLOCK : num_classes;
+        for (;;) {
+            X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
+            if (!X(any_far_above)(tile, work)) break;
+            X(move_frames)(plan, tile, work, version++, c, s_before);
+        }
+        work->version[c / LS_PLANE_BLOCK] = version;
+        for (int64_t i = 0; i < work->padded; i += V(lanes)) {
+            V(accumulate)(work->sum_all + i, V(load)(work->sum + i));
+            if (smoothing != LS_PLAIN) V(accumulate)(work->dot_all + i, V(load)(work->dot + i));
+            if (smoothing == LS_DENSE) V(accumulate)(work->s_all + i, V(load)(work->s_sum + i));
+        }
+        if (smoothing == LS_UNIFORM) s_before += (double)(end - c);
+        for (int64_t k = c; smoothing == LS_VECTOR && k < end; k++) s_before += (double)((const V(real) *)plan->s)[k];
+    }
+    return version;
+}
+
+static LS_TARGET int32_t X(sweep_tile)(const ls_plan *plan, const X(tile) * tile, X(work) * work) {
+    switch (plan->smoothing) {
+    case LS_PLAIN:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_PLAIN, 1) : X(sweep_tile_as)(plan, tile, work, LS_PLAIN, 0);
+    case LS_UNIFORM:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_UNIFORM, 1)
+                          : X(sweep_tile_as)(plan, tile, work, LS_UNIFORM, 0);
+    case LS_VECTOR:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_VECTOR, 1) : X(sweep_tile_as)(plan, tile, work, LS_VECTOR, 0);
+    default:
+        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_DENSE, 1) : X(sweep_tile_as)(plan, tile, work, LS_DENSE, 0);
+    }
+}
