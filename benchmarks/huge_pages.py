@@ -6,7 +6,7 @@ The process serves one batch at a time and takes a sample when told, so that it 
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
 import torch
@@ -24,19 +24,21 @@ def _huge_bytes() -> int:
 
 
 def _serve(connection: Connection) -> None:
-    """Answers "sample" with a time, and a batch with the modes' samplers made; ends with None."""
+    """Takes a batch to work on, then a mode as often as a sample of it is wanted: the answer is its time."""
     probe = torch.ones(1 << 25)
     connection.send(_huge_bytes() >= probe.nbytes // 2)
     del probe
     samplers: dict[str, Sampler] = {}
-    for message in iter(connection.recv, None):
-        if isinstance(message, Batch):
-            torch.set_num_threads(message.threads)
-            samplers.clear()
-            inputs = message.inputs()
-        elif message in STEPS and message not in samplers:
-            samplers[message] = sampler(STEPS[message](native, *inputs))
-        connection.send(samplers[message]() if message in samplers else None)
+    with suppress(EOFError):  # the end of the process that asks is the end of this one
+        while True:
+            message = connection.recv()
+            if isinstance(message, Batch):
+                torch.set_num_threads(message.threads)
+                samplers.clear()
+                inputs = message.inputs()
+            elif message not in samplers:
+                samplers[message] = sampler(STEPS[message](native, *inputs))
+            connection.send(samplers[message]() if message in samplers else None)
 
 
 class HugePages:
@@ -44,25 +46,24 @@ class HugePages:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.works: bool = connection.recv()
+        self._batch: Batch | None = None
 
-    def _ask(self, message: object) -> float:
+    def _ask(self, message: Batch | str) -> float:
         self._connection.send(message)
         return self._connection.recv()
 
-    def use(self, batch: Batch) -> None:
-        """From now on samples are of this batch."""
-        self._ask(batch)
-
-    def sampler(self, mode: str) -> Sampler:
-        """Takes samples of native over the batch in use."""
+    def sampler(self, batch: Batch, mode: str) -> Sampler:
+        """Takes samples of native over this batch, until another one is asked for."""
+        if batch != self._batch:
+            self._ask(batch)
+            self._batch = batch
         self._ask(mode)
         return lambda: self._ask(mode)
 
 
 @contextmanager
-def process() -> Iterator[HugePages]:
-    """Starts the process, and ends it."""
+def process() -> Iterator[HugePages | None]:
+    """Starts the process, and ends it. None where the setting has no effect."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     worker = context.Process(target=_serve, args=(there,), daemon=True)
@@ -77,8 +78,9 @@ def process() -> Iterator[HugePages]:
             os.environ[VARIABLE] = before
     there.close()
     try:
-        yield HugePages(here)
+        works: bool = here.recv()
+        yield HugePages(here) if works else None
     finally:
-        here.send(None)
+        here.close()
         worker.join(10)
         worker.kill()

@@ -33,7 +33,7 @@ def check_openmp() -> None:
         raise SystemExit(f"There must be one OpenMP runtime in the process to time anything, and there are: {runtimes}")
 
 
-def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages, seconds: float) -> Iterator[results.Row]:
+def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, seconds: float) -> Iterator[results.Row]:
     """All figures of one batch."""
     torch.set_num_threads(batch.threads)
     torch._dynamo.reset()
@@ -45,8 +45,6 @@ def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages, seconds: fl
         for metric, error in zip(("loss error", "gradient error"), oracle.errors(loss, logits, target), strict=True):
             yield results.row(batch, name, PROVIDERS[name].version, "forward+backward", metric, "relative", error)
     check_openmp()
-    if thp.works:
-        thp.use(batch)
     for mode in STEPS:
         yield from measure_time(batch, mode, losses, thp, seconds, logits, target)
     if batch.bytes >= FOOTPRINT_BYTES:
@@ -54,24 +52,23 @@ def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages, seconds: fl
 
 
 def measure_time(
-    batch: Batch, mode: str, losses: dict[str, Loss], thp: huge_pages.HugePages, seconds: float,
+    batch: Batch, mode: str, losses: dict[str, Loss], thp: huge_pages.HugePages | None, seconds: float,
     logits: torch.Tensor, target: torch.Tensor,
 ) -> Iterator[results.Row]:  # fmt: skip
     """The time of a step with each loss, and of the limit of that step."""
     torch_version = version("torch")
     versions = {name: PROVIDERS[name].version for name in losses}
-    with torch.set_grad_enabled(mode != "forward"):
-        samplers = {name: sampler(STEPS[mode](loss, logits, target)) for name, loss in losses.items()}
-        limit, touch = (READ, read_of) if mode == "forward" else (COPY, copy_of)
-        samplers[limit] = sampler(touch(logits))
-        if thp.works and batch.dtype == torch.float32:
-            samplers[HUGE_PAGES] = thp.sampler(mode)
-        for name, timing in interleave(samplers, seconds).items():
-            low, high = timing.quantile(0.2) * 1e3, timing.quantile(0.8) * 1e3
-            yield results.row(
-                batch, name, versions.get(name, torch_version), mode, "time", "ms",
-                timing.median * 1e3, low, high, len(timing.samples),
-            )  # fmt: skip
+    samplers = {name: sampler(STEPS[mode](loss, logits, target)) for name, loss in losses.items()}
+    limit, touch = (READ, read_of) if mode == "forward" else (COPY, copy_of)
+    samplers[limit] = sampler(touch(logits))
+    if thp and batch.dtype == torch.float32:
+        samplers[HUGE_PAGES] = thp.sampler(batch, mode)
+    for name, timing in interleave(samplers, seconds).items():
+        low, high = timing.quantile(0.2) * 1e3, timing.quantile(0.8) * 1e3
+        yield results.row(
+            batch, name, versions.get(name, torch_version), mode, "time", "ms",
+            timing.median * 1e3, low, high, len(timing.samples),
+        )  # fmt: skip
 
 
 def measure_footprint(
@@ -97,8 +94,8 @@ def main() -> None:
     seconds = QUICK_SECONDS if arguments.quick else SECONDS
     start, rows, oracles = time.monotonic(), [], {}
     with huge_pages.process() as thp:
-        if not thp.works:
-            print(f"{huge_pages.VARIABLE}={huge_pages.SETTING} has no effect here: measuring without {HUGE_PAGES}.")
+        if not thp:
+            print(f"{huge_pages.SETTING} has no effect on this machine: measuring without {HUGE_PAGES}.")
         progress = tqdm(batches(arguments.quick, arguments.threads), unit="batch")
         for batch in progress:
             progress.set_description(str(batch))

@@ -106,7 +106,7 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(
         [
             f"Forward and backward, label smoothing 0.1, float32 unless said. `/ {COPY}`: the time of ls_loss in copies of the "
-            "logits. The other columns: the time of that loss in times of ls_loss, so that 20 means ls_loss is 20 times as fast.",
+            "logits. The other columns: the time of that loss in times of ls_loss; at 20, ls_loss is 20 times as fast.",
             "",
             *time_table(rows, MODE, COPY),
             "",
