@@ -38,7 +38,10 @@ def draw_cost(rows: list[Row], threads: int, path: Path) -> bool:
             style = dict(linestyle="--", marker="") if name == limit else dict(marker="o", markersize=4)
             axis.plot(*zip(*points, strict=True), label=name, color=COLOURS[name], **style)
         axis.set(
-            xscale="log", yscale="log", title=f"{mode}, float32, {threads} threads", xlabel="elements of the logits"
+            xscale="log",
+            yscale="log",
+            title=f"{mode}, float32, {threads} thread{'s' * (threads > 1)}",
+            xlabel="elements of the logits",
         )
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
@@ -71,7 +74,11 @@ def draw_ratios(rows: list[Row], threads: int, path: Path) -> bool:
     axis.axhline(1, color=COLOURS[COPY], linestyle="--", label=COPY)
     labels = [f"[{shape.replace('x', ', ')}]\n{dtype}" for shape, dtype, _ in batches]
     axis.set_xticks([place + 0.45 - width / 2 for place in range(len(batches))], labels)
-    axis.set(yscale="log", ylabel="time in copies of the logits", title=f"forward+backward, {threads} threads")
+    axis.set(
+        yscale="log",
+        ylabel="time in copies of the logits",
+        title=f"forward+backward, {threads} thread{'s' * (threads > 1)}",
+    )
     axis.legend(fontsize="small", ncols=4)
     figure.suptitle(setting(rows), fontsize="x-small")
     figure.savefig(path, dpi=110)

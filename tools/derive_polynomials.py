@@ -3,8 +3,8 @@
 exp(r) = 1 + r q(r) on [-ln2/2, ln2/2], error relative to exp(r).
 log(1 + f) = 2 s + s z l(z), s = f / (2 + f), z = s^2, for 1 + f in [sqrt(1/2), sqrt(2)], error relative to log(1 + f).
 
-Each polynomial is minimax (Remez); then the coefficients are rounded to the working precision one by one, from the highest power
-down, and those below are fitted again after each rounding.
+Each polynomial is minimax (Remez); then the coefficients are rounded to the working precision one by one, from the highest
+power down, and those below are fitted again after each rounding.
 """
 
 from collections.abc import Callable
