@@ -1,0 +1,83 @@
+"""What README.md shows works: its Python runs, its figures are those of the benchmarks' CSV, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+sys.path.append(str(ROOT))
+from benchmarks import results, table  # noqa: E402
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[1])
+def test_python_runs(code, capsys):
+    """Each block alone; where a comment says what is printed, that is printed."""
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    for promised in re.findall(r"# (tensor\(.*\))$", code, re.MULTILINE):
+        assert promised in printed
+
+
+def test_every_block_is_seen():
+    """One for each of the three drop-ins, one for the new keywords, and no block in another language."""
+    assert len(PYTHON) == 4
+    assert README.count("\n```") == 2 * len(PYTHON)
+
+
+def test_imports_named_in_the_text_exist():
+    for name in re.findall(r"`from ls_loss import (\w+)`", README):
+        exec(f"from ls_loss import {name}", {})
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"\bmake (?:PYTHON=\S+ )?([a-z-]+)\b(?=`|  )", README))
+    assert {"demo", "test", "bench", "build"} <= targets
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert targets <= known
+
+
+def test_figures_are_those_of_the_csv():
+    """Written by `python -m benchmarks.table --write`, not by hand."""
+    assert table.replaced(README, table.markdown(results.read(results.DEFAULT))) == README
+
+
+def test_links_lead_to_files():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_messages_are_those_of_the_sources():
+    """The table of failures quotes what is really said: every part of a message of ours is in some source."""
+    sources = [
+        ROOT / "setup.py",
+        ROOT / "Makefile",
+        *(ROOT / "ls_loss").glob("*.py"),
+        *(ROOT / "csrc/torch").glob("*.cpp"),
+    ]
+    said = "".join(path.read_text(encoding="utf-8") for path in sources)
+    messages = re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE)
+    of_tools = ("Python.h", "g++: fatal error")
+    ours = [message for message in messages if not message.startswith(of_tools)]
+    assert len(ours) == len(messages) - len(of_tools)
+    for message in ours:
+        for part in re.split(r"\.\.\.|\bgcc\b", message):
+            assert part.strip(" =") in said, message
+
+
+def test_length():
+    assert len(README.splitlines()) < 150
+
+
+def test_worked_examples_agree():
+    """The figures that texts print: the script ends with an error if one differs."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "worked_examples.py"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agree") == 7
