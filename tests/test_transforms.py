@@ -120,6 +120,17 @@ def test_ignored_rows_in_transforms_may_hold_anything():
         assert torch.equal(func_grad(lambda x: cross_entropy(x, target))(logits), clean)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_smooth_labels_under_vmap(dtype):
+    smooth = torch.ops.ls_loss.smooth_labels
+    target, prior = cases.integers(5, 3, 4), cases.prior(5)
+    assert_close(vmap(lambda y: smooth(y, 5, 0.1, prior, dtype))(target), smooth(target, 5, 0.1, prior, dtype))
+    assert_close(vmap(lambda y: smooth(y, 5, 0.1, None, dtype), 1, 1)(target), smooth(target, 5, 0.1, None, dtype))
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        vmap(lambda y: smooth(y, 4, 0.1, None, dtype))(target)
+
+
 # Forward-mode derivatives
 
 

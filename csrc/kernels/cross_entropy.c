@@ -169,7 +169,7 @@ int ls_supports(const ls_problem *problem) {
     const int rows = (x[1] == 1 || single) && (problem->inner == 1 || !problem->grad_logits) && (!has_q || q[1] == 1 || single);
     const int planes =
         problem->inner > 1 && x[2] == 1 && x[1] != 1 && (!has_q || q[2] == 1) && problem->num_classes <= INT32_MAX;
-    return rows || planes || problem->outer * problem->num_classes * problem->inner == 0;
+    return rows || planes || problem->outer * problem->inner == 0;
 }
 
 size_t ls_scratch_bytes(const ls_problem *problem) {

@@ -144,10 +144,10 @@ static ls_status check_prior(const void *prior, ls_dtype dtype, int64_t num_clas
 static void sum_blocks(double *before, const void *s, ls_dtype real, int64_t num_classes) {
     double sum = 0, lost = 0;
     for (int64_t c = 0; c < num_classes; c++) {
-        if (c % LS_BLOCK == 0) before[c / LS_BLOCK] = sum + lost;
+        if (c % LS_BLOCK == 0) before[c / LS_BLOCK] = isfinite(sum) ? sum + lost : sum;
         add_exactly(&sum, &lost, element_get(s, real, c));
     }
-    before[ls_blocks(num_classes)] = sum + lost;
+    before[ls_blocks(num_classes)] = isfinite(sum) ? sum + lost : sum;
 }
 
 /* What is carved from the scratch memory of a plan. */

@@ -111,12 +111,8 @@ at::Tensor cross_entropy(const Call &call) {
 
 // One function for every key: without autograd keys, as for inference tensors, nothing requires grad; and under vmap, which
 // gets to its key before Autograd's, the route is the composite.
-TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) {
-    m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>);
-    m.impl("smooth_labels", torch::CppFunction::makeFallthrough()); // labels carry no gradient
-}
+TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) { m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>); }
 
 TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) {
     m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>);
-    m.impl("smooth_labels", ls_loss::composite::smooth_labels);
 }

@@ -14,6 +14,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/GradMode.h>
+#include <torch/library.h>
 
 namespace ls_loss::composite {
 namespace {
@@ -214,3 +215,11 @@ at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, doub
 }
 
 } // namespace ls_loss::composite
+
+TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) {
+    m.impl("smooth_labels", torch::CppFunction::makeFallthrough()); // labels carry no gradient
+}
+
+TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) { m.impl("smooth_labels", ls_loss::composite::smooth_labels); }
+
+TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) { m.impl("smooth_labels", ls_loss::composite::smooth_labels); }
