@@ -94,10 +94,13 @@ def setting(rows: list[Row]) -> str:
     )
     dates = first.date if first.date == last.date else f"{first.date} to {last.date}"
     low, high = min(row.load for row in rows), max(row.load for row in rows)
+    busy = (
+        " The machine was busy with other work: rough figures." if high > max(row.threads for row in rows) + 1 else ""
+    )
     return (
-        f"{dates}, {first.machine}, {first.isa}, load average {low:g} to {high:g}; ls_loss {first.ls_loss}, torch {first.torch}"
-        + "".join(f", {version}" for version in versions)
-        + "."
+        f"{dates}, {first.machine}, {first.isa}, load average {low:g} to {high:g}; ls_loss {first.ls_loss}, "
+        + ", ".join([f"torch {first.torch}", *versions])
+        + f".{busy}"
     )
 
 
