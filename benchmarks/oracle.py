@@ -13,7 +13,8 @@ import reference
 
 # Relative to the loss, and to the largest entry of the gradient: far above the rounding of any serious implementation,
 # native's 16-bit sums included (its bfloat16 mean over many rows is off by percents), far below a wrong coefficient.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+ERRORS = ("loss error", "gradient error")  # the metrics in the results
 CHUNK = 1 << 20  # elements that the reference takes at once
 
 
@@ -22,7 +23,6 @@ class Oracle:
 
     def __init__(self, logits: Tensor, target: Tensor) -> None:
         rows = max(1, CHUNK * len(logits) // logits.numel())
-        self.dtype = logits.dtype
         self.ends = (slice(0, rows), slice(max(0, len(logits) - rows), None))
         chunks = zip(logits.detach().split(rows), target.split(rows), strict=True)
         total = sum(self._sum(x, y) for x, y in chunks)
@@ -38,7 +38,7 @@ class Oracle:
         return reference.cross_entropy(logits, target, reduction="sum", label_smoothing=SMOOTHING)
 
     def errors(self, loss: Loss, logits: Tensor, target: Tensor) -> tuple[float, float]:
-        """The relative errors of loss and gradient; raises ValueError where they are too large."""
+        """The relative errors of loss and gradient."""
         value = loss(logits, target)
         value.backward()
         loss_error = abs(value.item() / self.loss - 1)
@@ -48,7 +48,4 @@ class Oracle:
             for end, grad in zip(self.ends, self.grads, strict=True)
         )
         logits.grad = None
-        limit = TOLERANCE[self.dtype]
-        if not (loss_error <= limit and grad_error <= limit):
-            raise ValueError(f"relative error {loss_error:.1e} of the loss, {grad_error:.1e} of the gradient")
         return loss_error, grad_error

@@ -16,9 +16,9 @@ from tqdm import tqdm
 import ls_loss
 
 from . import footprint, huge_pages, results
-from .batches import Batch, batches
-from .oracle import Oracle
-from .providers import COPY, HUGE_PAGES, PROVIDERS, READ, STEPS, Loss
+from .batches import Batch, batches, name_of
+from .oracle import ERRORS, TOLERANCE, Oracle
+from .providers import COPY, HUGE_PAGES, PROVIDERS, READ, STEPS, Loss, ours
 from .timing import copy_of, interleave, read_of, sampler
 
 SECONDS = 4.0  # for one batch and mode, all providers together; large batches take longer, for their fewest rounds
@@ -42,7 +42,13 @@ def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, seco
         name: provider.make() for name, provider in PROVIDERS.items() if provider.serves(batch.shape, batch.dtype)
     }
     for name, loss in losses.items():
-        for metric, error in zip(("loss error", "gradient error"), oracle.errors(loss, logits, target), strict=True):
+        errors = oracle.errors(loss, logits, target)
+        if not all(error <= TOLERANCE[name_of(batch.dtype)] for error in errors):
+            message = "{} at {}: relative error {:.1e} of the loss, {:.1e} of the gradient".format(name, batch, *errors)
+            if loss is ours:
+                raise SystemExit(message)
+            tqdm.write(message)
+        for metric, error in zip(ERRORS, errors, strict=True):
             yield results.row(batch, name, PROVIDERS[name].version, "forward+backward", metric, "relative", error)
     check_openmp()
     for mode in STEPS:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import results
+from .oracle import ERRORS, TOLERANCE
 from .providers import COPY, HUGE_PAGES, READ
 from .results import Row
 
@@ -35,22 +36,33 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}".removesuffix(".0")
 
 
-def ratio(times: Times, name: str) -> str:
-    """How many times as long as ls_loss; less than 1 stands out."""
+def ratio(times: Times, name: str, wrong: set[str]) -> str:
+    """How many times as long as ls_loss; less than 1 stands out, and so does what is not right."""
     if name not in times:
         return "-"
     value = times[name] / times[OURS]
-    return digits(value) if value >= 1 else f"**{value:.2f}**"
+    return (digits(value) if value >= 1 else f"**{value:.2f}**") + " (!)" * (name in wrong)
+
+
+def wrong_losses(rows: list[Row]) -> dict[tuple[str, str, int], set[str]]:
+    """Who computes something else than the loss, for every batch."""
+    wrong: dict[tuple[str, str, int], set[str]] = {}
+    for row in rows:
+        if row.metric in ERRORS and not row.median <= TOLERANCE[row.dtype]:
+            wrong.setdefault((row.shape, row.dtype, row.threads), set()).add(row.provider)
+    return wrong
 
 
 def time_table(rows: list[Row], mode: str, limit: str) -> Iterator[str]:
     """One line for every batch: the time of ls_loss, its ratio to the limit, and the others' to it."""
     yield f"| logits | threads | ls_loss, ms | / {limit} | " + " | ".join(OTHERS) + " |"
     yield "|---|" + "---:|" * (3 + len(OTHERS))
-    for (shape, dtype, threads), times in by_batch(rows, mode, "time").items():
+    wrong = wrong_losses(rows)
+    for key, times in by_batch(rows, mode, "time").items():
+        shape, dtype, threads = key
         logits = f"[{shape.replace('x', ', ')}]" + (f" {dtype}" if dtype != "float32" else "")
         cells = [logits, str(threads), digits(times[OURS]), f"{times[OURS] / times[limit]:.2f}"]
-        yield "| " + " | ".join(cells + [ratio(times, name) for name in OTHERS]) + " |"
+        yield "| " + " | ".join(cells + [ratio(times, name, wrong.get(key, set())) for name in OTHERS]) + " |"
 
 
 def slower(rows: list[Row]) -> str:
@@ -67,6 +79,14 @@ def slower(rows: list[Row]) -> str:
         if not places
         else "Faster than ls_loss: " + "; ".join(places) + "."
     )
+
+
+def inaccurate(rows: list[Row]) -> str:
+    """What the mark in the table means, where there is one."""
+    limits = ", ".join(
+        f"{TOLERANCE[dtype]:g} for {dtype}" for dtype in sorted({dtype for _, dtype, _ in wrong_losses(rows)})
+    )
+    return f"(!): relative error of the loss or of the gradient above {limits}, infinite included." if limits else ""
 
 
 def memory(rows: list[Row]) -> str:
@@ -113,7 +133,7 @@ def markdown(rows: list[Row]) -> str:
             "",
             *time_table(rows, MODE, COPY),
             "",
-            *filter(None, (slower(rows), memory(rows), setting(rows))),
+            *filter(None, (slower(rows), inaccurate(rows), memory(rows), setting(rows))),
         ]
     )
 

@@ -7,7 +7,7 @@ import cases
 import pytest
 import torch
 import torch.nn.functional as F
-from op import cross_entropy
+from op import cross_entropy, smooth_labels
 from options import OPTIONS, sample
 from paths import route
 from torch.autograd import forward_ad, grad
@@ -123,12 +123,11 @@ def test_ignored_rows_in_transforms_may_hold_anything():
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_smooth_labels_under_vmap(dtype):
-    smooth = torch.ops.ls_loss.smooth_labels
     target, prior = cases.integers(5, 3, 4), cases.prior(5)
-    assert_close(vmap(lambda y: smooth(y, 5, 0.1, prior, dtype))(target), smooth(target, 5, 0.1, prior, dtype))
-    assert_close(vmap(lambda y: smooth(y, 5, 0.1, None, dtype), 1, 1)(target), smooth(target, 5, 0.1, None, dtype))
+    assert_close(vmap(lambda y: smooth_labels(y, 5, 0.1, prior, dtype))(target), smooth_labels(target, 5, 0.1, prior, dtype))
+    assert_close(vmap(lambda y: smooth_labels(y, 5, 0.1, None, dtype), 1, 1)(target), smooth_labels(target, 5, 0.1, None, dtype))
     with pytest.raises(RuntimeError, match="out of bounds"):
-        vmap(lambda y: smooth(y, 4, 0.1, None, dtype))(target)
+        vmap(lambda y: smooth_labels(y, 4, 0.1, None, dtype))(target)
 
 
 # Forward-mode derivatives
