@@ -58,7 +58,7 @@ def runtimes():
     before = set(run(maps + "torch.ones(10**6).add(1); print(*runtimes())", prelude="import os, torch\n"))
     after = set(run(maps + "step(); print(*runtimes())"))
     assert len(after) == 1
-    assert after == before == set(ls_loss.config()["openmp_runtimes"])
+    assert after == before == set(run("print(*ls_loss.config()['openmp_runtimes'])"))
 
 
 def test_kernels_use_the_pool_of_threads_that_torch_made():

@@ -124,8 +124,12 @@ def test_ignored_rows_in_transforms_may_hold_anything():
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_smooth_labels_under_vmap(dtype):
     target, prior = cases.integers(5, 3, 4), cases.prior(5)
-    assert_close(vmap(lambda y: smooth_labels(y, 5, 0.1, prior, dtype))(target), smooth_labels(target, 5, 0.1, prior, dtype))
-    assert_close(vmap(lambda y: smooth_labels(y, 5, 0.1, None, dtype), 1, 1)(target), smooth_labels(target, 5, 0.1, None, dtype))
+    assert_close(
+        vmap(lambda y: smooth_labels(y, 5, 0.1, prior, dtype))(target), smooth_labels(target, 5, 0.1, prior, dtype)
+    )
+    assert_close(
+        vmap(lambda y: smooth_labels(y, 5, 0.1, None, dtype), 1, 1)(target), smooth_labels(target, 5, 0.1, None, dtype)
+    )
     with pytest.raises(RuntimeError, match="out of bounds"):
         vmap(lambda y: smooth_labels(y, 4, 0.1, None, dtype))(target)
 

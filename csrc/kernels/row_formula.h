@@ -80,8 +80,7 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
         const vec_f64 uniform_near = sub_f64(mul_f64(s_sum, log_norm), add_f64(of_rest, dot));
         const vec_f64 z_minus_origin = pick_f64(near, sub_f64(log_norm, t), log_norm);
         const vec_f64 uniform_far = add_f64(mul_f64(s_sum, add_f64(z_minus_origin, origin_minus_ref)), sub_f64(of_y, dot));
-        /* Weights that sum to infinity have no finite rest. */
-        const vec_f64 uniform = pick_f64(both_f64(near, less_f64(s_sum, infinity)), uniform_near, uniform_far);
+        const vec_f64 uniform = pick_f64(near, uniform_near, uniform_far);
         mask_f64 no_beta = both_f64(less_f64(beta, splat_f64(0x1p-1073)), less_f64(splat_f64(-0x1p-1073), beta));
         loss = add_f64(loss, zero_if_f64(no_beta, mul_f64(beta, uniform)));
         grad_y = add_f64(grad_y, mul_f64(beta, sub_f64(mul_f64(s_sum, p_y), s_y)));

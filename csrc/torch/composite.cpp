@@ -205,8 +205,8 @@ at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, doub
                          std::optional<at::ScalarType> dtype) {
     check_smooth_labels(target, num_classes, epsilon, prior, dtype);
     const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
-    const auto options = target.options().dtype(computation_dtype(result_dtype));
-    const auto s = defined(prior) ? prior->detach().to(options.dtype().toScalarType()) * epsilon
+    const auto options = target.options().dtype(at::kDouble); // rounded once, as by the kernel
+    const auto s = defined(prior) ? prior->detach().to(at::kDouble) * epsilon
                                   : at::full_symint({num_classes}, uniform(epsilon, num_classes), options);
     c10::SymDimVector sizes(target.sym_sizes());
     sizes.push_back(num_classes);

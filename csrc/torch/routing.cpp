@@ -88,6 +88,7 @@ bool well_formed(const Call &call) {
     const auto dim = class_dim(input, call.options.dim);
     const auto sizes = input.sym_sizes();
     if (!has_classes(call.weight, sizes[dim])) return false;
+    if (TORCH_GUARD_OR_FALSE(sizes[dim].sym_eq(0))) return false; // no classes, no distribution
     if (has_probabilities(call)) return target.is_floating_point() && call.options.ignore_index < 0;
 
     const auto weight_dtype = call.loss_dtype.value_or(input.scalar_type());
