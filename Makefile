@@ -1,4 +1,4 @@
-# Everything one types in this repository. Needs python3 (3.11 or newer), gcc and g++; the first call of a target sets up what
+# Everything one types in this repository. Needs python3 (3.10 or newer), gcc and g++; the first call of a target sets up what
 # else it needs, in .venv and build, and the next call finds it there. The compiler's flags are in setup.py.
 
 SHELL := /bin/bash
@@ -54,8 +54,8 @@ distclean: clean ## clean, and remove .venv
 # Set-up
 
 $(TOOLS): requirements-dev.txt requirements-peers.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "The pinned development tools need Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(VENV)/bin/python || { echo "== creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "== installing the pinned tools into $(VENV): torch and about 80 small packages, some minutes on a slow network"
 	python -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt | sed -u '/^Requirement already/d'
