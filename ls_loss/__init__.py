@@ -4,6 +4,7 @@ The whole public interface; the registered operators are torch.ops.ls_loss.*.
 """
 
 from . import _library as _library  # first: everything else needs the operators
+from ._patch import patch
 from .diagnostics import config, empty_cache
 from .fastai import LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat
 from .functional import cross_entropy, smooth_labels
@@ -18,5 +19,6 @@ __all__ = [
     "config",
     "cross_entropy",
     "empty_cache",
+    "patch",
     "smooth_labels",
 ]

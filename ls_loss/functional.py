@@ -21,6 +21,8 @@ from ._library import FASTAI, REDUCTIONS, TORCH
 _TENSORS = frozenset({torch.Tensor, Parameter})
 _OPTIONAL_TENSORS = _TENSORS | {type(None)}
 
+native_cross_entropy = F.cross_entropy  # itself, also while ls_loss.patch() is on
+
 
 def cross_entropy(
     input: Tensor,
@@ -149,7 +151,7 @@ def _cross_entropy_unusual(
     """The call for arguments of other types: native raises for what it rejects, and what it takes goes on."""
     tensors = (input, target) if weight is None else (input, target, weight)
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
+        return native_cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
     if prior is not None and not isinstance(prior, Tensor):
         raise TypeError(f"cross_entropy(): argument 'prior' must be Tensor, not {type(prior).__name__}")
     dim = index(dim)
@@ -160,7 +162,7 @@ def _cross_entropy_unusual(
         if input.dim() > 1 and dim != 1:
             target = target.movedim(dim, 1) if target.shape == input.shape else target
             input = input.movedim(dim, 1)
-        return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
+        return native_cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
     return _library.cross_entropy(input, target, weight, number, ignore_index, label_smoothing, prior, dim, TORCH)
 
 
@@ -176,7 +178,7 @@ def _accepted(ignore_index: int, label_smoothing: float) -> float:
         label_smoothing = float(label_smoothing)
     if type(label_smoothing) is not float or type(ignore_index) is not int or not -(1 << 63) <= ignore_index < 1 << 63:
         logits, target = torch.empty(0, 1, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu")
-        F.cross_entropy(logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing)
+        native_cross_entropy(logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing)
     return label_smoothing
 
 
