@@ -71,9 +71,24 @@ def test_a_block_that_does_not_fit_stays_until_a_newer_one_is_freed():
     assert cached() == 24 * MIB
 
 
-def test_small_gradients_leave_the_cache_alone():
-    assert gradient(3).data_ptr() % HUGE_PAGE
-    assert cached() == 0
+def test_smaller_gradients_are_kept_apart():
+    """A second loss over fewer classes must not drive out the block of the large one, nor the losses beside it."""
+    gradient(16)
+    held = [gradient(mib) for mib in (1, 2, 3)]
+    places = sorted(grad.data_ptr() for grad in held)
+    del held
+    assert cached() == 22 * MIB
+    assert sorted(grad.data_ptr() for grad in [gradient(mib) for mib in (3, 2, 1)]) == places
+    held = [gradient(1) for _ in range(9)]
+    del held
+    assert cached() <= 16 * MIB + 4 * 3 * MIB
+
+
+def test_small_gradients_come_from_malloc():
+    gradient(1, classes=8192)
+    assert cached() == MIB
+    cross_entropy(torch.zeros(60, 1024, requires_grad=True), torch.zeros(60, dtype=torch.int64)).backward()  # 240 KiB
+    assert cached() == MIB
 
 
 def test_two_gradients_at_once():
@@ -82,6 +97,7 @@ def test_two_gradients_at_once():
     expected = gradient(1)[0, :2] / 16
     assert torch.equal(first, second)
     torch.testing.assert_close(first[5, :2], expected)
+    ls_loss.empty_cache()
     del first, second
     assert cached() == 16 * MIB
 

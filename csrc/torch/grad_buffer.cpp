@@ -1,4 +1,4 @@
-// See grad_buffer.h. Blocks are mapped and unmapped directly; the one that is kept passes from hand to hand by an atomic
+// See grad_buffer.h. Blocks are mapped and unmapped directly; those that are kept pass from hand to hand by an atomic
 // exchange, so that no lock can be held across a fork, and nothing here is destroyed at exit, where tensors may be freed last.
 #include "grad_buffer.h"
 
@@ -17,8 +17,11 @@ namespace ls_loss::grad_buffer {
 namespace {
 
 constexpr size_t huge_page = size_t{2} << 20;
-// Below this size malloc's own reuse of memory is good enough, and blocks in steps of huge pages would be wasteful.
-constexpr size_t smallest_block = size_t{4} << 20;
+constexpr size_t small_unit = size_t{64} << 10;
+// Below this size malloc keeps what it is given back; above, it may return it to the system, and every step faults it in again.
+constexpr size_t smallest_block = size_t{256} << 10;
+// One block of this size and more is kept, and a few smaller ones, as of a model with several losses.
+constexpr size_t large_block = size_t{4} << 20;
 
 // Lies in a page of its own before the data, so that the data's address alone leads to it: a storage whose context is its data
 // is a plain one to torch, copy-on-write included.
@@ -32,7 +35,6 @@ struct Block {
 
 const size_t Block::page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 
-std::atomic<Block *> kept{nullptr};
 const bool keeping = [] {
     const char *setting = std::getenv("LS_LOSS_CACHE");
     return !setting || std::strcmp(setting, "0") != 0;
@@ -43,31 +45,76 @@ void release(Block *block) {
     munmap(block, Block::page + block->bytes);
 }
 
-// The newest block is kept: it is the one that the next request will resemble.
-void keep(Block *block) { release(kept.exchange(block, std::memory_order_acq_rel)); }
+// Blocks that wait for the next request; the newest are kept, which it will resemble. A block taken out is the taker's alone.
+template <size_t count>
+class Kept {
+  public:
+    void put(Block *block) {
+        for (auto &slot : slots) {
+            if (put_into(slot, block)) return;
+        }
+        release(slots[0].exchange(block, std::memory_order_acq_rel));
+    }
 
-// Puts back a block that did not serve, unless another thread has put a newer one.
-void put_back(Block *block) {
-    Block *none = nullptr;
-    if (!kept.compare_exchange_strong(none, block, std::memory_order_acq_rel)) release(block);
+    // At least half of the block must be used.
+    Block *take(size_t bytes) {
+        for (auto &slot : slots) {
+            Block *block = slot.exchange(nullptr, std::memory_order_acq_rel);
+            if (block && bytes <= block->bytes && block->bytes / 2 <= bytes) return block;
+            if (block && !put_into(slot, block)) release(block);
+        }
+        return nullptr;
+    }
+
+    void clear() {
+        for (auto &slot : slots) release(slot.exchange(nullptr, std::memory_order_acq_rel));
+    }
+
+    size_t bytes() {
+        size_t sum = 0;
+        for (auto &slot : slots) {
+            Block *block = slot.exchange(nullptr, std::memory_order_acq_rel);
+            if (!block) continue;
+            sum += block->bytes;
+            if (!put_into(slot, block)) release(block);
+        }
+        return sum;
+    }
+
+  private:
+    static bool put_into(std::atomic<Block *> &slot, Block *block) {
+        Block *none = nullptr;
+        return slot.compare_exchange_strong(none, block, std::memory_order_acq_rel);
+    }
+
+    std::atomic<Block *> slots[count]{};
+};
+
+Kept<1> large;
+Kept<4> small;
+
+size_t unit_of(size_t bytes) { return bytes < large_block ? small_unit : huge_page; }
+
+size_t rounded(size_t bytes) { return (bytes + unit_of(bytes) - 1) / unit_of(bytes) * unit_of(bytes); }
+
+Block *take(size_t bytes) { return rounded(bytes) < large_block ? small.take(bytes) : large.take(bytes); }
+
+void put(Block *block) {
+    if (block->bytes < large_block)
+        small.put(block);
+    else
+        large.put(block);
 }
 
-Block *take_kept(size_t bytes) {
-    Block *block = kept.exchange(nullptr, std::memory_order_acq_rel);
-    if (!block || (bytes <= block->bytes && block->bytes / 2 <= bytes)) return block;
-    put_back(block);
-    return nullptr;
-}
-
-// Whole huge pages of data, aligned to them: what the alignment costs in addresses is unmapped again.
+// Whole units of data, aligned to them: what the alignment costs in addresses is unmapped again.
 Block *map(size_t bytes) {
-    const size_t size = (bytes + huge_page - 1) / huge_page * huge_page;
-    const size_t mapped = Block::page + size + huge_page;
+    const size_t unit = unit_of(bytes), size = rounded(bytes);
+    const size_t mapped = Block::page + size + unit;
     void *const address = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (address == MAP_FAILED) return nullptr;
     char *const begin = static_cast<char *>(address), *const end = begin + mapped;
     const auto first = reinterpret_cast<uintptr_t>(begin) + Block::page;
-    char *const data = begin + Block::page + (huge_page - first % huge_page) % huge_page;
+    char *const data = begin + Block::page + (unit - first % unit) % unit;
     Block *const block = Block::of(data);
     if (reinterpret_cast<char *>(block) > begin) munmap(begin, reinterpret_cast<char *>(block) - begin);
     if (end > data + size) munmap(data + size, end - (data + size));
@@ -82,8 +129,8 @@ void free_data(void *data) {
     c10::profiledCPUMemoryReporter().Delete(data);
     if (!keeping) return release(block);
     // The system may have the pages back when it needs them; until then they can be written without a fault.
-    madvise(data, block->bytes, MADV_FREE);
-    keep(block);
+    if (block->bytes >= large_block) madvise(data, block->bytes, MADV_FREE);
+    put(block);
 }
 
 class Allocator final : public c10::Allocator {
@@ -91,7 +138,7 @@ class Allocator final : public c10::Allocator {
     c10::DataPtr allocate(size_t bytes) override {
         // Small requests reach this allocator when a gradient's storage is resized.
         if (bytes < smallest_block) return c10::GetCPUAllocator()->allocate(bytes);
-        Block *block = take_kept(bytes);
+        Block *block = take(bytes);
         if (!block) block = map(bytes);
         if (!block) {
             empty_cache();
@@ -115,16 +162,13 @@ at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype) {
     return at::detail::empty_generic(sizes, allocator, c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt);
 }
 
-void empty_cache() { keep(nullptr); }
+void empty_cache() {
+    large.clear();
+    small.clear();
+}
 
 bool keeps_blocks() { return keeping; }
 
-size_t kept_bytes() {
-    Block *block = kept.exchange(nullptr, std::memory_order_acq_rel);
-    if (!block) return 0;
-    const size_t bytes = block->bytes;
-    put_back(block);
-    return bytes;
-}
+size_t kept_bytes() { return large.bytes() + small.bytes(); }
 
 } // namespace ls_loss::grad_buffer

@@ -1,5 +1,5 @@
 // Memory for gradients. Touching fresh memory costs more than computing the gradient: large blocks are advised to huge pages
-// and one freed block is kept for the next gradient. Knows nothing of losses.
+// and freed blocks are kept for the next gradients: one of 4 MiB or more, up to four smaller ones. Knows nothing of losses.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,13 +9,13 @@ namespace ls_loss::grad_buffer {
 // Contiguous and uninitialised: an ordinary CPU tensor, resizable, seen by the memory profiler. Thread-safe.
 at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype);
 
-// Gives the kept block back to the system.
+// Gives the kept blocks back to the system.
 void empty_cache();
 
 // False if LS_LOSS_CACHE=0 was set when this was loaded: freed blocks go back at once.
 bool keeps_blocks();
 
-// The size of the kept block, 0 if there is none.
+// The size of all kept blocks.
 size_t kept_bytes();
 
 } // namespace ls_loss::grad_buffer
