@@ -15,7 +15,7 @@ TOOLS := $(VENV)/.installed
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test test-python test-kernels test-neon lint format bench bench-quick build ops-library clean distclean
+.PHONY: help demo test test-python test-kernels test-neon lint format bench bench-quick train-lm build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ bench: $(BUILT) ## measure against native, compiled and other losses; takes long
 
 bench-quick: $(BUILT) ## the same on few sizes
 	python -m benchmarks.run --quick
+
+train-lm: $(BUILT) ## train a language model with native and with ls_loss: speed, memory, the same losses; four minutes
+	python -m benchmarks.train_lm
 
 build: $(BUILT) ## set up .venv and build the extension in place
 

@@ -26,6 +26,11 @@ def peak_bytes(step: Callable[[], object]) -> int:
     return max(0, _status("VmHWM") - before)
 
 
+def peak_of_process() -> int:
+    """The most that this process ever held."""
+    return _status("VmHWM")
+
+
 def page_faults(step: Callable[[], object]) -> int:
     """The page faults of a step that has run before."""
     step()

@@ -138,13 +138,13 @@ def markdown(rows: list[Row]) -> str:
     )
 
 
-def replaced(text: str, block: str) -> str:
+def replaced(text: str, block: str, begin: str = BEGIN, end: str = END) -> str:
     """The text with the block between the markers."""
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"There are no markers {BEGIN} and {END} to write between.")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"There are no markers {begin} and {end} to write between.")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def main() -> None:
