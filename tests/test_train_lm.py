@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from benchmarks import results, train_lm  # noqa: E402
-from benchmarks.table import replaced  # noqa: E402
+from benchmarks import results, train_lm
+from benchmarks.table import replaced
 
 
 def test_table_is_that_of_the_csv():
@@ -20,5 +20,5 @@ def test_every_word_of_the_vocabulary_has_a_row():
     """A pair numbered beyond the vocabulary would be a target out of range; a batch too short, other logits than timed."""
     batches = train_lm.batches()
     assert {tuple(batch.shape) for batch in batches} == {(train_lm.SEQUENCES, train_lm.LENGTH + 1)}
-    assert 0 <= min(int(batch.min()) for batch in batches)
+    assert min(int(batch.min()) for batch in batches) >= 0
     assert 4000 < max(int(batch.max()) for batch in batches) < train_lm.VOCABULARY
