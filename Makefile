@@ -15,10 +15,10 @@ TOOLS := $(VENV)/.installed
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test test-python test-kernels test-neon lint format bench bench-quick train-lm build ops-library clean distclean
+.PHONY: help demo test test-python test-kernels test-neon lint format bench bench-quick train-lm compile-commands build ops-library clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
 
 demo: $(BUILT) ## train on handwritten digits with hard and with smoothed labels, then time the loss
 	python examples/train_digits.py
@@ -44,6 +44,9 @@ bench-quick: $(BUILT) ## the same on few sizes
 
 train-lm: $(BUILT) ## train a language model with native and with ls_loss: speed, memory, the same losses; four minutes
 	python -m benchmarks.train_lm
+
+compile-commands: $(BUILT) ## compile_commands.json, for clangd and other tools that read C and C++
+	python tools/compile_commands.py
 
 build: $(BUILT) ## set up .venv and build the extension in place
 
