@@ -210,7 +210,10 @@ static double half_scale(double bound) {
 
 static double largest(const void *values, ls_dtype real, int64_t n) {
     double max = 0;
-    for (int64_t i = 0; i < n; i++) max = fmax(max, fabs(element_get(values, real, i)));
+    for (int64_t i = 0; i < n; i++) {
+        const double value = fabs(element_get(values, real, i));
+        if (value > max) max = value; /* as fmax() gcc 12 for aarch64 fails to vectorize it: an internal error */
+    }
     return max;
 }
 

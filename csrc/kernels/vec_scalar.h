@@ -1,20 +1,22 @@
 /* The SIMD vocabulary in portable C, one lane wide, and the explanation of its names for every instruction set.
  *
  * Each name exists twice, for arithmetic in fp32 (`_f32`) and in fp64 (`_f64`); loads and stores exist for each stored type
- * (`_f32`,
- * `_f64`, `_bf16`, `_f16`), the 16-bit ones converting from and to fp32, rounding to nearest even. An instruction set is one
- * such header and one isa_*.c that instantiates the templates with it.
+ * (`_f32`, `_f64`, `_bf16`, `_f16`), the 16-bit ones converting from and to fp32, rounding to nearest even. An instruction set
+ * is one such header and one isa_*.c that instantiates the templates with it.
  *
- *   lanes, unroll, tile     lanes of a vector; vectors handled at a time; columns that load_tile moves at a time (1: not
- * offered) fma(a, b, c)            a b + c; fnma: c - a b. Fused where the instruction set does so. max_keep(x, kept)       the
- * larger one; `kept` where x is NaN, so that a NaN never hides a maximum less(a, b)              mask, false where either is
- * NaN zero_if, zero_unless    +0 where the mask is set (is not set), whatever the value is_absent(s)            mask of the
- * lanes that hold +0 (not -0): coefficients whose term is left out lanes_below(n)          mask of the lanes numbered below n;
- * lanes_but(k): of all but lane k (all, if there is no lane k) power_of_two(m)         2^k for m = magic + k, the constant of
- * exp_log.h: the low bits of m moved to the exponent's place accumulate(sums, v)     sums[lane] += v in double is_index(p, c)
- * mask of the lanes where p[lane] == c load_n, store_n         the first n lanes only (all, if n is larger); nothing beyond
- * them is touched; others load as 0 load_tile(p, stride, n, v)  v[j] = column j < n of `lanes` rows, the rows being `stride`
- * apart; store_tile is its inverse split_exponent(u, &m)   u = 2^k m for positive u, m in [sqrt(1/2), sqrt(2)); returns k
+ *   lanes, unroll, tile     lanes of a vector; vectors handled at a time; columns that load_tile moves at a time (1: not offered)
+ *   fma(a, b, c)            a b + c; fnma: c - a b. Fused where the instruction set does so.
+ *   max_keep(x, kept)       the larger one; `kept` where x is NaN, so that a NaN never hides a maximum
+ *   less(a, b)              mask, false where either is NaN
+ *   zero_if, zero_unless    +0 where the mask is set (is not set), whatever the value
+ *   is_absent(s)            mask of the lanes that hold +0 (not -0): coefficients whose term is left out
+ *   lanes_below(n)          mask of the lanes numbered below n; lanes_but(k): of all but lane k (all, if there is no lane k)
+ *   power_of_two(m)         2^k for m = magic + k, the constant of exp_log.h: the low bits of m moved to the exponent's place
+ *   accumulate(sums, v)     sums[lane] += v in double
+ *   is_index(p, c)          mask of the lanes where p[lane] == c
+ *   load_n, store_n         the first n lanes only (all, if n is larger); nothing beyond them is touched; others load as 0
+ *   load_tile(p, stride, n, v)  v[j] = column j < n of `lanes` rows, the rows being `stride` apart; store_tile is its inverse
+ *   split_exponent(u, &m)   u = 2^k m for positive u, m in [sqrt(1/2), sqrt(2)); returns k
  */
 #ifndef LS_VEC_SCALAR_H
 #define LS_VEC_SCALAR_H
