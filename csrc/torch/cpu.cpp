@@ -77,6 +77,7 @@ struct Folded {
 
 std::optional<Folded> fold(const at::Tensor &tensor, int64_t begin, int64_t end) {
     Folded folded;
+    if (tensor.numel() == 0) return folded; // whatever its strides are; a copy would have them too
     for (int64_t i = end - 1; i >= begin; --i) {
         const auto size = tensor.size(i), stride = tensor.stride(i);
         if (size == 1) continue;
