@@ -12,10 +12,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 JOBS := $(shell nproc)
 
 TOOLS := $(VENV)/.installed
+TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test test-python test-kernels test-neon lint format bench bench-quick train-lm compile-commands build ops-library clean distclean
+.PHONY: help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +28,12 @@ test: test-kernels test-python ## every test: the C kernels alone (plain, then w
 
 test-python: $(BUILT) ops-library ## the Python tests and the examples in the docstrings
 	python -m pytest
+
+test-compile: $(BUILT) ops-library ## what Inductor compiles: every mode, dynamic sizes, AOTInductor packages; some minutes
+	python -m pytest tests/compile
+
+test-trainers: $(TRAINERS) $(BUILT) ## Trainers of Hugging Face, Lightning and others, DDP, FSDP2; installs them first
+	python -m pytest tests/trainers
 
 lint: $(TOOLS) ## formatting, types, compiler warnings and the rules on who may know what
 	tools/lint.sh
@@ -66,6 +73,10 @@ $(TOOLS): requirements-dev.txt requirements-peers.txt
 	@echo "== installing the pinned tools into $(VENV): torch and about 80 small packages, some minutes on a slow network"
 	python -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt | sed -u '/^Requirement already/d'
 	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-peers.txt
+	@touch $@
+
+$(TRAINERS): $(TOOLS) requirements-trainers.txt
+	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-trainers.txt
 	@touch $@
 
 $(BUILT): $(TOOLS) setup.py pyproject.toml $(SOURCES)
