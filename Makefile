@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands build ops-library clean distclean
+.PHONY: help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,10 @@ train-lm: $(BUILT) ## train a language model with native and with ls_loss: speed
 compile-commands: $(BUILT) ## compile_commands.json, for clangd and other tools that read C and C++
 	python tools/compile_commands.py
 
+docs: $(BUILT) $(VENV)/.docs ## the documentation as a site, build/docs/index.html
+	python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 build: $(BUILT) ## set up .venv and build the extension in place
 
 clean: ## remove what was built, and caches; .venv stays
@@ -73,6 +77,11 @@ $(TOOLS): requirements-dev.txt requirements-peers.txt
 	@echo "== installing the pinned tools into $(VENV): torch and about 80 small packages, some minutes on a slow network"
 	python -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt | sed -u '/^Requirement already/d'
 	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-peers.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt $(TOOLS)
+	@echo "== installing the documentation's tools into $(VENV)"
+	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-docs.txt | sed -u '/^Requirement already/d'
 	@touch $@
 
 $(TRAINERS): $(TOOLS) requirements-trainers.txt

@@ -1,6 +1,10 @@
-"""Draws the figures of a results CSV: python -m benchmarks.plot. Must not know how they were measured."""
+"""Draws the figures of a results CSV: python -m benchmarks.plot. Must not know how they were measured.
+
+The one in README.md is drawn from the CSV of the repository alone.
+"""
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +20,9 @@ import matplotlib.pyplot as plt
 FOLDER = Path("build/benchmarks")
 COLOURS = {name: f"C{number}" for number, name in enumerate((*PROVIDERS, HUGE_PAGES))} | {COPY: "black", READ: "black"}
 LIMITS = {"forward+backward": COPY, "forward": READ}
+README_FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "speed.png"
+README_NAMES = ("ls_loss", "native compiled", "native")
+LARGE = 1 << 20  # elements, from which on a copy means much
 
 
 def elements(shape: str) -> int:
@@ -51,16 +58,28 @@ def draw_cost(rows: list[Row], threads: int, path: Path) -> bool:
     return True
 
 
-def draw_ratios(rows: list[Row], threads: int, path: Path) -> bool:
-    """Time of a step in copies of the logits, one group of bars for each batch: those so large that a copy means much."""
+def digest(csv: Path) -> str:
+    """What ties a figure to the CSV it was drawn from."""
+    return hashlib.sha256(csv.read_bytes()).hexdigest()
+
+
+def draw_ratios(
+    rows: list[Row],
+    threads: int,
+    path: Path,
+    only: tuple[str, ...] = (*PROVIDERS, HUGE_PAGES),
+    smallest: int = LARGE,
+    metadata: dict[str, str] | None = None,
+) -> bool:
+    """Time of a step in copies of the logits, one group of bars for each batch: those of so many elements and more."""
     batches = {
         key: times
         for key, times in by_batch(rows, "forward+backward", "time").items()
-        if key[2] == threads and elements(key[0]) >= 1 << 20
+        if key[2] == threads and elements(key[0]) >= smallest
     }
     if not batches:
         return False
-    names = [name for name in (*PROVIDERS, HUGE_PAGES) if any(name in times for times in batches.values())]
+    names = [name for name in only if any(name in times for times in batches.values())]
     width = 0.9 / len(names)
     figure, axis = plt.subplots(figsize=(13, 5), layout="constrained")
     for number, name in enumerate(names):
@@ -81,8 +100,15 @@ def draw_ratios(rows: list[Row], threads: int, path: Path) -> bool:
     )
     axis.legend(fontsize="small", ncols=4)
     figure.suptitle(setting(rows), fontsize="x-small")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=metadata)
     return True
+
+
+def draw_readme(csv: Path = results.DEFAULT, path: Path = README_FIGURE) -> None:
+    """ls_loss, native and compiled native beside the limit, at all threads that were measured, for every float32 batch."""
+    rows = [row for row in results.read(csv) if row.dtype == "float32"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_ratios(rows, max(row.threads for row in rows), path, README_NAMES, 0, {"Source": digest(csv)})
 
 
 def main() -> None:
@@ -97,6 +123,8 @@ def main() -> None:
             path = arguments.folder / f"{name}-{threads}.png"
             if draw(rows, threads, path):
                 print(path)
+    draw_readme()
+    print(README_FIGURE)
 
 
 if __name__ == "__main__":
