@@ -4,7 +4,8 @@ With u the unit roundoff of the arithmetic (2^-24, also for 16-bit logits; 2^-53
 p = softmax(x), the model allows
 
 - a relative error of (ROUNDINGS + D_k) u in every exp(-D_k): forming D_k rounds by up to D_k u, exp has about two ULP, the
-  sums, the division and the products add theirs. Below the smallest normal number an exponential may be 0;
+  sums, the division and the products add theirs. An exponential may be 0 below the smallest normal number, taken relative
+  to a power of two that is off the largest by up to a factor of sqrt(2);
 - so an error of (ROUNDINGS |log p_j| + sum_k p_k D_k) u in every -log p_j, times its coefficient q_j. There is no constant
   term: the largest probability must be left out of the sum, and log1p used, for the loss of confident rows to be right;
 - an error of A p_j (ROUNDINGS + D_j + sum_k p_k D_k) u + ROUNDINGS |q_j| u in every entry of the gradient, A = sum(|q|);
@@ -50,7 +51,7 @@ def expect(logits, target, grad_output=None, *, dim=1, **options):
     (grad,) = torch.autograd.grad(loss, x, grad_output)
 
     unit, unit_of_dtype, smallest = UNITS[logits.dtype]
-    flushed = torch.finfo(torch.float64 if logits.dtype == torch.float64 else torch.float32).tiny
+    flushed = 2**0.5 * torch.finfo(torch.float64 if logits.dtype == torch.float64 else torch.float32).tiny
     y = reference.rows(target, dim) if target.shape == logits.shape else target.reshape(-1)
     x = reference.rows(x.detach(), dim)
     q = reference.coefficients(y.detach(), x.shape[1], **options).abs()
