@@ -12,10 +12,12 @@ typedef struct {
     const V(real) * s;       /* LS_VECTOR */
     const V(real) * q_scale; /* LS_DENSE */
     const V(real) * q_shift; /* LS_DENSE */
+    const S(elem) * grad;    /* fetched by the sweep where exps wait elsewhere; NULL without a gradient */
 } X(part);
 
 LS_INLINE X(part) X(part_at)(X(part) row, int64_t c, ls_smoothing smoothing) {
     row.x += c;
+    if (row.grad) row.grad += c;
     if (smoothing == LS_VECTOR) row.s += c;
     if (smoothing == LS_DENSE) row.q += c, row.q_scale += c, row.q_shift += c;
     return row;
@@ -37,6 +39,7 @@ LS_INLINE void X(sweep_group)(X(part) part, int64_t i, int64_t n, int64_t target
         int64_t left = n - i;
         V(mask) in = V(lanes_below)(left);
         V(mask) counts = whole ? in : V(both)(in, V(lanes_but)(target - i));
+        if (keep && whole && sizeof(S(elem)) != sizeof(V(real))) __builtin_prefetch(part.grad + i, 1);
         V(vec) x = whole ? S(load)(part.x + i) : V(pick)(counts, S(load_n)(part.x + i, left), V(splat)(-(V(real))INFINITY));
         to->max[u] = V(max_keep)(x, to->max[u]);
         V(vec) e = V(exp)(V(sub)(x, frame->shift), frame->magic, frame->low);
@@ -163,6 +166,25 @@ LS_INLINE void X(shrink)(V(real) * exps, int64_t n) {
     for (int64_t i = 0; i < n; i++) exps[i] *= (V(real))SMALLER_EXPS;
 }
 
+/* One vector at class i of a part whose exps and gradient are given. */
+LS_INLINE void X(scale_vector)(X(part) part, int64_t i, int64_t n, const V(real) * exps, S(elem) * grad, V(vec) scale,
+                               V(vec) minus_beta, ls_smoothing smoothing, int whole) {
+    const int64_t left = n - i;
+    const V(vec) e = whole ? V(load)(exps + i) : V(load_n)(exps + i, left);
+    V(vec) g = smoothing == LS_UNIFORM ? V(fma)(e, scale, minus_beta) : V(mul)(e, scale);
+    if (smoothing == LS_VECTOR) g = V(fma)(minus_beta, whole ? V(load)(part.s + i) : V(load_n)(part.s + i, left), g);
+    if (smoothing == LS_DENSE) {
+        V(vec) q = whole ? S(load)(part.q + i) : S(load_n)(part.q + i, left);
+        V(vec) q_scale = whole ? V(load)(part.q_scale + i) : V(load_n)(part.q_scale + i, left);
+        V(vec) q_shift = whole ? V(load)(part.q_shift + i) : V(load_n)(part.q_shift + i, left);
+        g = V(fma)(minus_beta, V(fma)(q, q_scale, q_shift), g);
+    }
+    if (whole)
+        S(store)(grad + i, g);
+    else
+        S(store_n)(grad + i, g, left);
+}
+
 /* Turns the stored exps of classes [begin, end) into the gradient, the target's entry left out. */
 LS_INLINE void X(scale_chunk)(X(part) row, int64_t begin, int64_t end, V(real) * exps, S(elem) * grad, const ls_frame *frames,
                               ls_frame final, double exp_scale, double beta, ls_smoothing smoothing) {
@@ -178,30 +200,11 @@ LS_INLINE void X(scale_chunk)(X(part) row, int64_t begin, int64_t end, V(real) *
         }
         const V(vec) scale = V(splat)((V(real))block_scale);
         const X(part) part = X(part_at)(row, c, smoothing);
-        for (int64_t i = 0; i < n; i += V(lanes)) {
-            const int64_t left = n - i;
-            const int whole = left >= V(lanes);
-            V(vec) e = whole ? V(load)(exps + c + i) : V(load_n)(exps + c + i, left);
-            V(vec) g;
-            if (smoothing == LS_PLAIN) {
-                g = V(mul)(e, scale);
-            } else if (smoothing == LS_UNIFORM) {
-                g = V(fma)(e, scale, minus_beta);
-            } else {
-                V(vec)
-                s = whole ? V(load)((smoothing == LS_VECTOR ? part.s : part.q_shift) + i)
-                          : V(load_n)((smoothing == LS_VECTOR ? part.s : part.q_shift) + i, left);
-                if (smoothing == LS_DENSE) {
-                    V(vec) q = whole ? S(load)(part.q + i) : S(load_n)(part.q + i, left);
-                    s = V(fma)(q, whole ? V(load)(part.q_scale + i) : V(load_n)(part.q_scale + i, left), s);
-                }
-                g = V(fma)(minus_beta, s, V(mul)(e, scale));
-            }
-            if (whole)
-                S(store)(grad + c + i, g);
-            else
-                S(store_n)(grad + c + i, g, left);
-        }
+        int64_t i = 0;
+        for (; i + V(unroll) * V(lanes) <= n; i += V(unroll) * V(lanes))
+            for (int u = 0; u < V(unroll); u++)
+                X(scale_vector)(part, i + u * V(lanes), n, exps + c, grad + c, scale, minus_beta, smoothing, 1);
+        for (; i < n; i += V(lanes)) X(scale_vector)(part, i, n, exps + c, grad + c, scale, minus_beta, smoothing, 0);
     }
 }
 

@@ -6,6 +6,10 @@ LS_INLINE int64_t X(row_offset)(const ls_problem *problem, const int64_t stride[
     return problem->inner == 1 ? row * stride[0] : row / problem->inner * stride[0] + row % problem->inner * stride[2];
 }
 
+LS_INLINE S(elem) * X(row_grad)(const ls_problem *problem, int64_t row) {
+    return (S(elem) *)problem->grad_logits + row * problem->num_classes;
+}
+
 LS_INLINE X(part) X(row_part)(const ls_plan *plan, int64_t row) {
     const ls_problem *problem = plan->problem;
     X(part) part = {0};
@@ -15,11 +19,8 @@ LS_INLINE X(part) X(row_part)(const ls_plan *plan, int64_t row) {
         part.q = (const S(elem) *)problem->target + X(row_offset)(problem, problem->target_stride, row);
     part.q_scale = (const V(real) *)plan->q_scale;
     part.q_shift = (const V(real) *)plan->q_shift;
+    if (problem->grad_logits) part.grad = X(row_grad)(problem, row);
     return part;
-}
-
-LS_INLINE S(elem) * X(row_grad)(const ls_problem *problem, int64_t row) {
-    return (S(elem) *)problem->grad_logits + row * problem->num_classes;
 }
 
 /* Where the exps of a row wait for their scale: in the gradient itself, if it can hold them. */

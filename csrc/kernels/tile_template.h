@@ -100,14 +100,20 @@ LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const 
     for (int k = 0; k < count; k++) {
         const int64_t c = classes->c + k;
         const V(mask) hit = V(is_index)(work->target + i, c);
-        V(vec) x = whole ? S(load)(tile->x + c * tile->x_stride + i) : S(load_n)(tile->x + c * tile->x_stride + i, left);
+        const S(elem) *from = tile->x + c * tile->x_stride + i;
+        V(real) *to = tile->exps + c * tile->exps_stride + i;
+        if (whole) { /* the hardware does not look as far ahead as the next group, whose lines are elsewhere */
+            __builtin_prefetch(from + PLANE_GROUP * tile->x_stride);
+            if (keep) __builtin_prefetch(to + PLANE_GROUP * tile->exps_stride, 1);
+        }
+        V(vec) x = whole ? S(load)(from) : S(load_n)(from, left);
         if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
         x = V(pick)(hit, minus_infinity, x);
         max = V(max_keep)(x, max);
         V(vec) e = V(exp)(V(sub)(x, shift), magic, low);
         sum = V(add)(sum, e);
-        if (keep && whole) V(store)(tile->exps + c * tile->exps_stride + i, e);
-        if (keep && !whole) V(store_n)(tile->exps + c * tile->exps_stride + i, e, left);
+        if (keep && whole) V(store)(to, e);
+        if (keep && !whole) V(store_n)(to, e, left);
         if (smoothing == LS_PLAIN || (smoothing == LS_VECTOR && classes->absent[k])) continue;
         V(vec) term = V(sub)(x, ref);
         if (smoothing == LS_VECTOR) term = V(mul)(classes->s[k], term);
