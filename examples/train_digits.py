@@ -81,24 +81,24 @@ def bins(confidence, correct):
     return count / len(index), confidence, accuracy
 
 
-def split(images, digits, seed):
+def split(images, digits, seed, share_wrong=WRONG):
     """Training and test data, others for every seed; only training labels are wrong."""
     random = torch.Generator().manual_seed(seed)
     training, test = torch.randperm(len(images), generator=random).split(
         [TRAINING_IMAGES, len(images) - TRAINING_IMAGES]
     )
     labels = digits[training]
-    wrong = torch.randperm(len(labels), generator=random)[: round(WRONG * len(labels))]
+    wrong = torch.randperm(len(labels), generator=random)[: round(share_wrong * len(labels))]
     labels[wrong] = (labels[wrong] + torch.randint(1, 10, wrong.shape, generator=random)) % 10
     return images[training], labels, images[test], digits[test]
 
 
-def train(loss, images, labels, seed, progress):
+def train(loss, images, labels, seed, progress, epochs=EPOCHS):
     """A network trained with this loss. The seed gives the first weights and the batches: the same for every loss."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for batch in torch.randperm(len(images)).split(BATCH):
             optimizer.zero_grad()
             loss(model(images[batch]), labels[batch]).backward()
