@@ -30,10 +30,10 @@ test-python: $(BUILT) ops-library ## the Python tests and the examples in the do
 	python -m pytest
 
 test-compile: $(BUILT) ops-library ## what Inductor compiles: every mode, dynamic sizes, AOTInductor packages; some minutes
-	python -m pytest tests/compile
+	python -m pytest --junitxml=build/reports/compile.xml tests/compile
 
 test-trainers: $(TRAINERS) $(BUILT) ## Trainers of Hugging Face, Lightning and others, DDP, FSDP2; installs them first
-	python -m pytest tests/trainers
+	python -m pytest --junitxml=build/reports/trainers.xml tests/trainers
 
 lint: $(TOOLS) ## formatting, types, compiler warnings and the rules on who may know what
 	tools/lint.sh
