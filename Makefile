@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
+.PHONY: bench-kernels exp-table help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -49,13 +49,19 @@ bench: $(BUILT) ## measure against native, compiled and other losses; takes long
 bench-quick: $(BUILT) ## the same on few sizes
 	python -m benchmarks.run --quick
 
+bench-kernels: build/bench_kernels ## the C kernels alone, every instruction set, against a copy; about three minutes, CSV to the screen
+	build/bench_kernels 1
+
+build/bench_kernels: benchmarks/bench_kernels.c $(BUILT)
+	@gcc -std=c11 -D_GNU_SOURCE -O2 -fopenmp $< -Lbuild/archive -lls_kernels -lm -o $@
+
 train-lm: $(BUILT) ## train a language model with native and with ls_loss: speed, memory, the same losses; four minutes
 	python -m benchmarks.train_lm
 
 compile-commands: $(BUILT) ## compile_commands.json, for clangd and other tools that read C and C++
 	python tools/compile_commands.py
 
-docs: $(BUILT) $(VENV)/.docs ## the documentation as a site, build/docs/index.html
+docs: $(BUILT) $(VENV)/.docs build/mathjax/tex-svg.js ## the documentation as a site, build/docs/index.html
 	python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
@@ -86,6 +92,16 @@ $(VENV)/.docs: requirements-docs.txt $(TOOLS)
 
 $(TRAINERS): $(TOOLS) requirements-trainers.txt
 	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-trainers.txt
+	@touch $@
+
+MATHJAX := 3.2.2
+
+build/mathjax/tex-svg.js:
+	@command -v npm >/dev/null || { echo "There is no npm here, which fetches MathJax: apt install npm"; exit 1; }
+	@mkdir -p $(@D)
+	npm pack --silent --pack-destination $(@D) mathjax@$(MATHJAX)
+	tar -xzf $(@D)/mathjax-$(MATHJAX).tgz -C $(@D) --strip-components 2 package/es5/tex-svg.js
+	@rm $(@D)/mathjax-$(MATHJAX).tgz
 	@touch $@
 
 $(BUILT): $(TOOLS) setup.py pyproject.toml $(SOURCES)
@@ -132,3 +148,19 @@ test-kernels: ## the C tests of the kernels alone
 test-neon: ## the same on emulated aarch64; needs the packages gcc-aarch64-linux-gnu and qemu-user-static
 	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/neon/test_kernels
 	qemu-aarch64-static build/kernel-tests/neon/test_kernels quick
+
+# exp of every instruction set over all 2^32 floats: the vocabularies compiled each for itself, beside the kernels.
+
+EXP_ISAS := $(if $(filter aarch64,$(shell uname -m)),scalar neon,scalar avx2 avx512)
+EXP_FLAGS := $(KERNEL_TEST_FLAGS) -O3
+
+exp-table: build/exp-table/exp_table ## accuracy over all floats, by instruction set; twenty minutes, a Markdown table to the screen
+	$<
+
+build/exp-table/exp_table: tests/kernels/exp_table.c tests/kernels/exp_table_isa.c $(wildcard csrc/kernels/*.[ch])
+	@mkdir -p $(@D)
+	@for isa in $(EXP_ISAS); do \
+	    gcc $(EXP_FLAGS) -DVOCABULARY="\"vec_$$isa.h\"" -DEXP_MANY=exp_many_$$isa \
+	        -c tests/kernels/exp_table_isa.c -o $(@D)/$$isa.o; done
+	@gcc $(EXP_FLAGS) $$(for isa in $(EXP_ISAS); do echo -DEXP_$${isa^^}; done) $< $(EXP_ISAS:%=$(@D)/%.o) \
+	    csrc/kernels/*.c -lm -o $@
