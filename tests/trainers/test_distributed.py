@@ -94,7 +94,7 @@ def fsdp2(rank):
     compare(wrap, rank)
 
 
-def dtensor(rank, kind, placement, options):
+def dtensor(rank, kind):
     """Sharded by rows, or whole on every process: the loss and the gradient of the whole batch, computed by native."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -103,33 +103,27 @@ def dtensor(rank, kind, placement, options):
     logits, target = cases.batch((ROWS, CLASSES))
     if kind == "probabilities":
         target = cases.probabilities((ROWS, CLASSES))
-    where = [Shard(0) if placement == "rows" else Replicate()]
-    leaf = distribute_tensor(logits, mesh, where).requires_grad_()
-    spread = distribute_tensor(target, mesh, where)
-    options = {"label_smoothing": 0.1} | options
-    weight = options.pop("weight", None)
-    spread_weight = None if weight is None else distribute_tensor(weight, mesh, [Replicate()])
-    outcomes = {}
-    for name, function in (("ours", ls_loss.cross_entropy), ("native", F.cross_entropy)):
-        try:
-            loss = function(leaf, spread, spread_weight, **options)
-            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-            outcomes[name] = loss.full_tensor(), gradient.full_tensor()
-            assert isinstance(loss, DTensor) and isinstance(gradient, DTensor)
-        except Exception as error:
-            outcomes[name] = type(error)
-    if isinstance(outcomes["native"], type):  # what DTensor does not serve, it serves neither
-        assert outcomes["ours"] == outcomes["native"]
-        return
-    torch.testing.assert_close(outcomes["ours"], outcomes["native"], rtol=0, atol=0)
-    x = logits.clone().requires_grad_()
-    loss = ls_loss.cross_entropy(x, target, weight, **options)
-    whole = loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
-    if weight is not None and options["reduction"] == "mean":
-        # Native's defect: it averages the weighted means of the processes, whose sums of weights differ.
-        assert (outcomes["native"][0] - whole[0]).abs() > 1e-2
-    else:
-        torch.testing.assert_close(outcomes["ours"], whole)
+    for combo in cases.product(rows=(True, False), weighted=(False, True), reduction=cases.REDUCTIONS):
+        where = [Shard(0) if combo["rows"] else Replicate()]
+        leaf, spread = distribute_tensor(logits, mesh, where).requires_grad_(), distribute_tensor(target, mesh, where)
+        weight = cases.weights(CLASSES) if combo["weighted"] else None
+        spread_weight = weight if weight is None else distribute_tensor(weight, mesh, [Replicate()])
+        options = dict(reduction=combo["reduction"], label_smoothing=0.1)
+
+        def outcome(function, x, y, weight, options=options):
+            loss = function(x, y, weight, **options)
+            return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
+
+        ours, native = (outcome(f, leaf, spread, spread_weight) for f in (ls_loss.cross_entropy, F.cross_entropy))
+        assert all(isinstance(result, DTensor) for result in ours)
+        ours, native = ([result.full_tensor() for result in results] for results in (ours, native))
+        torch.testing.assert_close(ours, native, rtol=0, atol=0)
+        whole = outcome(ls_loss.cross_entropy, logits.clone().requires_grad_(), target, weight)
+        if kind == "index" and combo == dict(rows=True, weighted=True, reduction="mean"):
+            # Native's defect: it averages the weighted means of the processes, whose sums of weights differ.
+            assert (native[0] - whole[0]).abs() > 1e-2
+        else:
+            torch.testing.assert_close(tuple(ours), whole)
 
 
 def dtensor_with_local_rows(rank):
@@ -163,16 +157,9 @@ def test_fsdp2():
     in_two_processes(fsdp2)
 
 
-@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
-@pytest.mark.parametrize("placement", ["rows", "whole"])
 @pytest.mark.parametrize("kind", ["index", "probabilities"])
-def test_dtensor(kind, placement, reduction):
-    in_two_processes(dtensor, kind, placement, {"reduction": reduction})
-
-
-@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
-def test_dtensor_with_weights(reduction):
-    in_two_processes(dtensor, "index", "rows", {"weight": cases.weights(CLASSES), "reduction": reduction})
+def test_dtensor(kind):
+    in_two_processes(dtensor, kind)
 
 
 def test_dtensor_with_local_rows():
