@@ -128,7 +128,8 @@ weight = cases.weights(5)
 logits, target = Elsewhere(x).requires_grad_(), Elsewhere(y)
 leaf = x.clone().requires_grad_()
 module = ls_loss.CrossEntropyLoss(Elsewhere(weight), label_smoothing=0.1)
-for function in (lambda x, y, w: ls_loss.cross_entropy(x, y, w, label_smoothing=0.1), op.cross_entropy, lambda x, y, w: module(x, y)):
+public = lambda x, y, w: ls_loss.cross_entropy(x, y, w, label_smoothing=0.1)
+for function in (public, op.cross_entropy, lambda x, y, w: module(x, y)):
     loss = function(logits, target, Elsewhere(weight))
     (gradient,) = torch.autograd.grad(loss, logits)
     wanted = F.cross_entropy(leaf, y, weight, label_smoothing=0.1)
