@@ -1,0 +1,156 @@
+"""What fails around a call: memory that is not there, hooks that raise. An error or the right result, and the next call right.
+
+Processes of their own where the process's memory is limited or measured. LS_LOSS_DEEP lengthens the soak to 10^5 calls. Uses
+the public package.
+"""
+
+import os
+import subprocess
+import sys
+
+import cases
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ls_loss
+
+CALLS = 100_000 if os.environ.get("LS_LOSS_DEEP") else 15_000
+PRELUDE = "import math, resource, torch, torch.nn.functional as F, ls_loss\n"
+
+
+def run(code, timeout=900):
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("shape", [(2000, 30000), (4, 5000, 64, 30)], ids=["rows", "planes"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_memory_for_the_gradient_or_the_scratch(shape, dtype):
+    """The address space ends a little above what is in use: every size of what is left gives an error or the loss."""
+    assert run(f"""
+logits = torch.zeros({shape}, dtype=torch.{dtype}, requires_grad=True)
+target = torch.zeros({(shape[0], *shape[2:])}, dtype=torch.int64)
+small, labels = torch.randn(64, 10), torch.arange(64) % 10
+expected = F.cross_entropy(small, labels, label_smoothing=0.1)
+ls_loss.cross_entropy(small, labels, label_smoothing=0.1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+outcomes = set()
+for mebibytes in (1, 8, 64, 130, 260, 2000):
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), hard))
+    try:
+        loss = ls_loss.cross_entropy(logits, target, label_smoothing=0.1)
+        outcomes.add("right" if abs(loss.item() / math.log(logits.shape[1]) - 1) < 1e-3 else "wrong")
+        del loss
+    except (RuntimeError, MemoryError) as error:
+        outcomes.add("error" if "alloc" in str(error) or isinstance(error, MemoryError) else str(error))
+    if not torch.allclose(ls_loss.cross_entropy(small, labels, label_smoothing=0.1), expected):
+        outcomes.add("next wrong")
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    ls_loss.empty_cache()
+print(*sorted(outcomes))
+""") == ["error", "right"]
+
+
+def test_memory_stays_flat():
+    """Calls of varying shape, forward and backward, some of them failing: what the process holds does not grow."""
+    first, last, large = map(
+        int,
+        run(f"""
+import random
+random.seed(0)
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+def call(i, large=False):
+    rows, classes = random.randint(0, 40), random.choice((1, 2, 10, 33, 100, 1000))
+    if large:
+        rows, classes = random.randint(100, 200), random.randint(20000, 40000)
+    dtype = random.choice((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+    logits = torch.zeros(rows, classes, dtype=dtype, requires_grad=True)
+    target = torch.full((rows,), classes if i % 7 == 0 else classes - 1)
+    weight = torch.ones(classes, dtype=dtype) if i % 3 == 0 else None
+    try:
+        loss = ls_loss.cross_entropy(logits, target, weight, reduction="sum", label_smoothing=0.1 * (i % 2))
+        (loss * (1 + i % 2)).backward()
+    except IndexError:
+        pass
+for i in range(3000):
+    call(i)
+ls_loss.empty_cache()
+first = resident()
+for i in range({CALLS}):
+    call(i)
+last = resident()
+for i in range(40):
+    call(i, large=True)
+ls_loss.empty_cache()
+print(first, last, resident())
+"""),
+    )
+    # A leak of one small tensor a call would be ten times as much. Large ones, of up to 60 MiB, leave holes in the heap.
+    assert last - first < 2 << 20, f"{(last - first) >> 10} KiB more after {CALLS} calls"
+    assert large - last < 120 << 20, f"{(large - last) >> 20} MiB more after 40 large calls"
+
+
+class Refused(Exception):
+    pass
+
+
+def refuse(*_):
+    raise Refused
+
+
+def hook_of_tensor(x, target):
+    loss = ls_loss.cross_entropy(x, target, label_smoothing=0.1)
+    loss.register_hook(refuse)
+    loss.backward()
+
+
+def hook_of_leaf(x, target):
+    handle = x.register_hook(refuse)
+    try:
+        (2 * ls_loss.cross_entropy(x, target, label_smoothing=0.1)).backward()
+    finally:
+        handle.remove()
+
+
+def hook_that_packs(x, target):
+    with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
+        ls_loss.cross_entropy(x, target, label_smoothing=0.1)
+
+
+def hook_that_unpacks(x, target):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, refuse):
+        loss = ls_loss.cross_entropy(x, target, label_smoothing=0.1)
+    loss.backward()
+
+
+def hook_after_accumulation(x, target):
+    handle = x.register_post_accumulate_grad_hook(refuse)
+    try:
+        ls_loss.cross_entropy(x, target).backward()
+    finally:
+        handle.remove()
+        x.grad = None
+
+
+HOOKS = [hook_of_tensor, hook_of_leaf, hook_that_packs, hook_that_unpacks, hook_after_accumulation]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.__name__)
+def test_exceptions_of_hooks(hook):
+    for shape in ((64, 10), (300, 9000)):  # the second from the cache of gradients
+        logits, target = cases.batch(shape)
+        x = logits.clone().requires_grad_()
+        for _ in range(3):
+            with pytest.raises(Refused):
+                hook(x, target)
+        assert x.grad is None and torch.equal(x.detach(), logits)
+        ls_loss.cross_entropy(x, target, label_smoothing=0.1).backward()
+        y = logits.clone().requires_grad_()
+        F.cross_entropy(y, target, label_smoothing=0.1).backward()
+        torch.testing.assert_close(x.grad, y.grad)
