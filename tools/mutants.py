@@ -77,7 +77,7 @@ KERNELS = [
     ("scale.c", "if (factor_at(scaling, o, i) != 1) return 0;", "if (factor_at(scaling, o, i) != 1) return o > 0;"),
     ("elements.h", "0x7fff + ((bits >> 16) & 1)", "0x8000"),
     ("elements.h", "if (isnan(x) || isinf(nearest) || (double)nearest == x) return nearest;", "return nearest;"),
-    ("elements.h", "magnitude >= 0x477ff000", "magnitude > 0x477ff000"),
+    ("elements.h", "magnitude > 0x7f800000", "magnitude > 0x7f900000"),
     # exp and log
     ("exp_log.h", "0x1.f", "0x1.e"),
     ("exp_log.h", "#define LN2_LOW_f32 0x1.0bfbe8p-15f", "#define LN2_LOW_f32 0x1.0bfbe8p-16f"),

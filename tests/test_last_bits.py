@@ -1,0 +1,73 @@
+"""What no bound of half a unit sees: ties, double rounding, sums whose terms cancel, gradients larger than a bound assumed.
+
+An error of half a unit is within any bound, so that only exact ties tell rounding to even from rounding up. Each instruction
+set runs in a process of its own; uses the public package.
+"""
+
+import math
+import os
+import subprocess
+import sys
+
+import cases
+import pytest
+import torch
+
+import ls_loss
+
+# -0.75 times the factor is (n + 1/2) units for an even n: of four equal logits with the target 0, in rows and in planes.
+CODE = """
+import torch, ls_loss
+for dtype, factor, expected in ((torch.bfloat16, 131 / 128, -196 / 256), (torch.float16, 1027 / 1024, -1540 / 2048)):
+    for rows in (1, 3, 100):
+        for shape, of_rows in (((rows, 4), (rows,)), ((1, 4, rows), (1, rows))):
+            for reduction in ("sum", "none"):
+                x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+                loss = ls_loss.cross_entropy(x, torch.zeros(of_rows, dtype=torch.int64), reduction=reduction)
+                loss.backward(torch.full_like(loss, factor))
+                assert (x.grad.select(1, 0) == expected).all(), (dtype, shape, reduction, x.grad.select(1, 0))
+    between = torch.tensor([0.75 * factor, 1 - 0.75 * factor], dtype=torch.float64)
+    assert ls_loss.smooth_labels(torch.tensor([0]), 2, 1.0, between, dtype)[0, 0] == -expected
+    above = between + torch.tensor([2.0**-40, -(2.0**-40)], dtype=torch.float64)  # a tie in float32, none in float64
+    unit = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-11
+    assert ls_loss.smooth_labels(torch.tensor([0]), 2, 1.0, above, dtype)[0, 0] == -expected + unit
+print("even")
+"""
+
+
+@pytest.mark.parametrize("isa", ls_loss.config()["isa_available"])
+def test_ties_go_to_even(isa):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LS_LOSS_ISA": isa},
+        check=False,
+    )
+    assert done.stdout.split() == ["even"], done.stderr
+
+
+@pytest.mark.parametrize("shape", [(20_000, 3), (3000, 40), (50, 4000), (4, 3, 5000)], ids=str)
+def test_sums_keep_what_they_lose(shape):
+    """Losses of 1e16 that cancel, small ones between them: the sum is that of exact addition."""
+    logits, target = cases.batch(shape, torch.float64)
+    weight = torch.ones(shape[1], dtype=torch.float64)
+    weight[0], weight[1] = 1e16, -1e16
+    losses = ls_loss.cross_entropy(logits, target, weight, reduction="none")
+    exact = math.fsum(losses.flatten().tolist())
+    total = ls_loss.cross_entropy(logits, target, weight, reduction="sum").item()
+    assert abs(total - exact) <= 2.0**-52 * abs(exact) + 1e-9
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (9, 40), (2, 10, 7)], ids=str)
+def test_float16_gradients_of_probabilities_that_sum_to_more_than_1(shape):
+    """Up to 60 times: what is stored leaves room for them."""
+    logits = cases.batch(shape, torch.float16)[0]
+    soft = (60 * cases.probabilities(shape)).half()
+    for smoothing in (0.0, 0.1):
+        options = dict(label_smoothing=smoothing, reduction="sum")
+        x = logits.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(ls_loss.cross_entropy(x, soft, **options), x)
+        y = logits.double().requires_grad_()
+        (want,) = torch.autograd.grad(torch.nn.functional.cross_entropy(y, soft.double(), **options), y)
+        torch.testing.assert_close(grad.double(), want, rtol=2e-3, atol=2e-3)
