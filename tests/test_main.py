@@ -73,8 +73,11 @@ def test_an_accepted_bad_target_is_found(monkeypatch, capsys):
 
     monkeypatch.setattr(main, "cross_entropy", lenient)
     status, printed = run(monkeypatch, capsys)
-    assert status == 1 and "FAILED  an IndexError for a target out of range" in printed
-    assert printed.count("FAILED") == 1
+    failed = re.findall("FAILED  (.*):", printed)
+    # What other tests have imported may have brought runtimes.
+    assert status == 1 and set(failed) - {"one OpenMP runtime in the process"} == {
+        "an IndexError for a target out of range"
+    }
 
 
 def test_a_second_runtime_is_found(monkeypatch, capsys):
