@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: bench-kernels exp-table help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -132,7 +132,7 @@ build/kernel-tests/$(1)/%.o: %.c Makefile
 	@$(2) $(KERNEL_TEST_FLAGS) $(3) -MMD -c $$< -o $$@
 
 build/kernel-tests/$(1)/test_kernels: $(KERNEL_TEST_SOURCES:%.c=build/kernel-tests/$(1)/%.o)
-	@$(2) $(3) -fopenmp $$^ -lm -o $$@
+	@$(2) -fopenmp $(3) $$^ -lm -o $$@
 endef
 $(eval $(call kernel_test,plain,gcc,-O3))
 $(eval $(call kernel_test,sanitized,gcc,-O1 -g1 -fno-omit-frame-pointer -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all))
@@ -164,3 +164,50 @@ build/exp-table/exp_table: tests/kernels/exp_table.c tests/kernels/exp_table_isa
 	        -c tests/kernels/exp_table_isa.c -o $(@D)/$$isa.o; done
 	@gcc $(EXP_FLAGS) $$(for isa in $(EXP_ISAS); do echo -DEXP_$${isa^^}; done) $< $(EXP_ISAS:%=$(@D)/%.o) \
 	    csrc/kernels/*.c -lm -o $@
+
+# Trust: what takes longer than `make test`. clang 19 of Debian (clang-19, libclang-rt-19-dev, libomp-19-dev, clang-tidy-19), cppcheck
+# and valgrind; each target tells apt's names if its tool is missing. FUZZ_SECONDS and DEEP say for how long.
+
+CLANG ?= clang-19
+FUZZ_SECONDS ?= 3600
+DEEP ?= 20000
+TRUST_SOURCES := $(wildcard csrc/kernels/*.c) $(filter-out tests/kernels/main.c $(wildcard tests/kernels/test_*.c) \
+    $(wildcard tests/kernels/exp_table*.c),$(wildcard tests/kernels/*.c))
+CLANG_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-omit-frame-pointer -w -g1 -Icsrc/kernels
+
+$(eval $(call kernel_test,msan,$(CLANG),-w -O1 -g1 -fno-openmp -fno-omit-frame-pointer -fsanitize=memory))
+$(eval $(call kernel_test,tsan,$(CLANG),-w -O1 -g1 -fno-omit-frame-pointer -fsanitize=thread))
+
+build/fuzz/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@$(CLANG) $(CLANG_FLAGS) -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -c $< -o $@
+
+build/fuzz/fuzz_kernels: $(TRUST_SOURCES:%.c=build/fuzz/%.o)
+	@$(CLANG) -fsanitize=fuzzer,address,undefined $^ -lm -o $@
+
+have-%:
+	@command -v $* >/dev/null || { echo "$* is missing: apt install $*"; exit 1; }
+
+fuzz-kernels: have-$(CLANG) build/fuzz/fuzz_kernels ## libFuzzer on the C kernels, every instruction set against the reference; an hour
+	@mkdir -p build/fuzz/corpus
+	cd build/fuzz && ./fuzz_kernels -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4096 -print_final_stats=1 corpus 2>&1 | tail -n 12
+
+fuzz-python: $(BUILT) ## drawn calls against float64, many more than in make test; an hour
+	LS_LOSS_DEEP=$(DEEP) python -m pytest -q tests/test_properties.py tests/test_faults.py
+
+test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind on the C tests, ASan under Python; half an hour
+	$(MAKE) --no-print-directory build/kernel-tests/msan/test_kernels build/kernel-tests/tsan/test_kernels
+	build/kernel-tests/msan/test_kernels quick
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 setarch -R build/kernel-tests/tsan/test_kernels quick threads callers bad_arguments many_rows
+	valgrind --quiet --error-exitcode=1 build/kernel-tests/plain/test_kernels quick row_sizes plane_sizes special_positions empty scale
+	tools/asan_python.sh
+	LS_LOSS_ISA=scalar tools/asan_python.sh test_special_values.py
+
+analyze: have-clang-tidy-19 have-cppcheck ## gcc -fanalyzer, clang-tidy and cppcheck on the kernels; five minutes
+	tools/analyze.sh
+
+mutants: $(BUILT) ## plants some 140 bugs in kernels and glue and shows which the tests miss; two hours
+	python tools/mutate.py
+
+trust: $(BUILT) ## all of these and the measured accuracy, as docs/trust.md; half a day
+	python tools/trust.py

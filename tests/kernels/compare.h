@@ -6,6 +6,10 @@
 
 #include "reference.h"
 
+/* 1: limits are what a lane's 32 additions could lose if every one lost half a unit, the same way. For logits that are searched
+ * for, as a fuzzer does; 0, the limits of what tests have met, otherwise. */
+extern int judge_by_worst_case;
+
 void compare_loss(const sample *asked, const answers *expected, const void *loss, const char *text);
 void compare_gradient(const sample *asked, const answers *expected, const void *gradient, float factor, const char *text);
 void compare_error(ls_status status, const ls_error *got, const ls_error *expected, const char *text);
