@@ -77,7 +77,7 @@ KERNELS = [
     ("scale.c", "if (factor_at(scaling, o, i) != 1) return 0;", "if (factor_at(scaling, o, i) != 1) return o > 0;"),
     ("elements.h", "0x7fff + ((bits >> 16) & 1)", "0x8000"),
     ("elements.h", "if (isnan(x) || isinf(nearest) || (double)nearest == x) return nearest;", "return nearest;"),
-    ("elements.h", "magnitude > 0x7f800000", "magnitude > 0x7f900000"),
+    ("elements.h", "(sign | 0x7e00)", "(sign | 0x7c00)"),
     # exp and log
     ("exp_log.h", "0x1.f", "0x1.e"),
     ("exp_log.h", "#define LN2_LOW_f32 0x1.0bfbe8p-15f", "#define LN2_LOW_f32 0x1.0bfbe8p-16f"),
@@ -100,7 +100,7 @@ KERNELS = [
     ("frame.h", "sums->sum *= frame_ratio(sums->shift, sums->exponent, shift, exponent);", ""),
     ("row_formula.h", "e_t = fma_f64(e_t, lost, e_t);", ""),
     ("row_formula.h", "lost = add_f64(lost, base_low);", ""),
-    ("row_formula.h", "t = zero_if_f64(alone, t);", ""),
+    ("row_formula.h", "zero_if_f64(alone, lost)", "lost"),
     ("row_formula.h", "sum = pick_f64(valid, sum, splat_f64((double)NAN));", ""),
     ("row_formula.h", "pick_f64(near, mul_f64(rest, norm), sub_f64(one, p_y))", "sub_f64(one, p_y)"),
     ("row_formula.h", "pick_f64(near, norm, mul_f64(norm, zero))", "pick_f64(near, norm, zero)"),
@@ -116,7 +116,7 @@ KERNELS = [
     ("block_template.h", "target - target % group : whole", "target - target % group + group : whole"),
     ("block_template.h", "V(zero_unless)(counts, term)", "term"),
     ("block_template.h", "term = V(zero_if)(V(is_absent)(s), V(mul)(s, term));", "term = V(mul)(s, term);"),
-    ("block_template.h", "V(max_keep)(x, to->max[u])", "V(max_keep)(to->max[u], x)"),
+    ("block_template.h", "V(max_keep)(x, to->max[u])", "to->max[u]"),
     (
         "block_template.h",
         "return holds_target ? all - (double)((const V(real) *)plan->s)[target] : all;",
@@ -126,7 +126,11 @@ KERNELS = [
     ("block_template.h", "double block_scale = exp_scale * ratio;", "double block_scale = exp_scale; (void)ratio;"),
     ("block_template.h", "#define SMALL_SCALE 0x1p-100", "#define SMALL_SCALE 0.0"),
     ("block_template.h", "X(shrink)(exps + c, n);", "X(shrink)(exps + c, n - 1);"),
-    ("block_template.h", "g = V(fma)(e, scale, minus_beta);", "g = V(mul)(e, scale);"),
+    (
+        "block_template.h",
+        "smoothing == LS_UNIFORM ? V(fma)(e, scale, minus_beta) : V(mul)(e, scale)",
+        "V(mul)(e, scale)",
+    ),
     ("rows_template.h", "row / problem->inner * stride[0] + row % problem->inner * stride[2]", "row * stride[0]"),
     ("rows_template.h", "if (chunks[k].ref > total.ref)", "if (chunks[k].ref < total.ref)"),
     ("rows_template.h", "plan->target[row] < 0 && plan->beta_ignored == 0", "plan->target[row] < 0"),
@@ -150,12 +154,12 @@ KERNELS = [
     ("short_rows_template.h", "c + j < num_classes ? c + j : c", "c + j"),
     ("short_rows_template.h", "end - row < LS_PACK ? end - row : LS_PACK", "LS_PACK"),
     # the vocabulary
-    ("vec_avx2.h", "_mm256_max_ps(x, kept)", "_mm256_max_ps(kept, x)"),
+    ("vec_avx2.h", "_mm256_max_ps(x, kept)", "_mm256_min_ps(x, kept)"),
     ("vec_avx2.h", "lane >= 0 && lane < 8 ? (int)lane : -1", "lane >= 0 && lane < 8 ? (int)lane : 0"),
     ("vec_avx2.h", "_mm256_set1_epi32(0x7fff)", "_mm256_set1_epi32(0x8000)"),
     ("vec_avx2.h", "n < 8 ? load_n_f32(p + i * stride, n) : load_f32(p + i * stride)", "load_f32(p + i * stride)"),
     ("vec_avx2.h", "even = _mm256_blendv_epi8(even, _mm256_set1_epi32(0x7fc0), nan);", "(void)nan;"),
-    ("vec_scalar.h", "return x > kept ? x : kept;", "return x < kept ? kept : x;"),
+    ("vec_scalar.h", "return x > kept ? x : kept;", "return x;"),
     ("vec_scalar.h", "return lane != 0;", "return 1;"),
 ]
 
@@ -189,7 +193,7 @@ GLUE = [
     ("cpu.cpp", "TORCH_CHECK_INDEX(target_kind != LS_UINT64,", "TORCH_CHECK_INDEX(true,"),
     ("cpu.cpp", "const auto contiguous = tensor->contiguous();", "const auto contiguous = *tensor;"),
     ("cpu.cpp", "bytes > sizeof stack", "bytes > (1 << 30)"),
-    ("grad_buffer.cpp", "(bytes <= block->bytes && block->bytes / 2 <= bytes)", "true"),
+    ("grad_buffer.cpp", "block && bytes <= block->bytes && ", "block && "),
     ("grad_buffer.cpp", "if (!keeping) return release(block);", ""),
     (
         "meta.cpp",
