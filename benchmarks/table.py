@@ -125,13 +125,14 @@ def setting(rows: list[Row]) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """All of it, for README.md."""
+    """What README.md has room for: the times on all threads; those on one are in the CSV and in the plots."""
+    threads = max(row.threads for row in rows)
     return "\n".join(
         [
             f"Forward and backward, label smoothing 0.1, float32 unless said. `/ {COPY}`: the time of ls_loss in copies of the "
             "logits. The other columns: the time of that loss in times of ls_loss; at 20, ls_loss is 20 times as fast.",
             "",
-            *time_table(rows, MODE, COPY),
+            *time_table([row for row in rows if row.threads == threads], MODE, COPY),
             "",
             *filter(None, (slower(rows), inaccurate(rows), memory(rows), setting(rows))),
         ]
