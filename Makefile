@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -26,8 +26,13 @@ demo: $(BUILT) ## train on handwritten digits with hard and with smoothed labels
 
 test: test-kernels test-python ## every test: the C kernels alone (plain, then with sanitizers), then Python
 
+LONG_TESTS := $(addprefix tests/,test_torch_opinfo.py test_examples.py test_train_lm.py)
+
 test-python: $(BUILT) ops-library ## the Python tests and the examples in the docstrings
-	python -m pytest
+	python -m pytest $(LONG_TESTS:%=--ignore=%)
+
+test-long: $(BUILT) ## what `make test` leaves out for its time: torch's own test data, the examples; some minutes
+	python -m pytest $(LONG_TESTS)
 
 test-compile: $(BUILT) ops-library ## what Inductor compiles: every mode, dynamic sizes, AOTInductor packages; some minutes
 	python -m pytest --junitxml=build/reports/compile.xml tests/compile
