@@ -71,3 +71,15 @@ def test_float16_gradients_of_probabilities_that_sum_to_more_than_1(shape):
         y = logits.double().requires_grad_()
         (want,) = torch.autograd.grad(torch.nn.functional.cross_entropy(y, soft.double(), **options), y)
         torch.testing.assert_close(grad.double(), want, rtol=2e-3, atol=2e-3)
+
+
+def test_a_target_alone_at_the_end_of_the_range():
+    """Nothing but -inf beside it: distances to the place where a reference would be are infinite, and none may enter."""
+    for value in (1.7e308, -1.7e308, 0.0):
+        for classes in (3, 40, 2000):
+            x = torch.full((2, classes), -math.inf, dtype=torch.float64)
+            x[:, 1] = value
+            x.requires_grad_()
+            loss = ls_loss.cross_entropy(x, torch.ones(2, dtype=torch.int64), reduction="sum")
+            (grad,) = torch.autograd.grad(loss, x)
+            assert loss == 0 and (grad == 0).all(), (value, classes)

@@ -143,7 +143,7 @@ KERNELS = [
     ("tile_template.h", "if (!X(any_far_above)(tile, work)) break;", "break;"),
     ("tile_template.h", "if (target < 0 || target >= c) return s_before;", "if (target < 0) return s_before;"),
     ("tile_template.h", "dot = V(add)(dot, V(zero_if)(hit, term));", "dot = V(add)(dot, term);"),
-    ("tile_template.h", "if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);", ""),
+    ("tile_template.h", "x = V(pick)(hit, minus_infinity, x);", ""),
     ("tile_template.h", "for (; c < end; c++) X(sweep_classes)", "for (; c < end - 1; c++) X(sweep_classes)"),
     ("planes_template.h", "work->kind[i] = target >= 0 ? 1 : -dies;", "work->kind[i] = target >= 0 ? 1 : 0;"),
     ("planes_template.h", "work->target[i] >= 0 ? minus_beta : minus_ignored", "minus_beta"),
