@@ -139,6 +139,24 @@ def test_same_bits_for_any_number_of_threads(shape, dtype):
         assert_close(step(threads), first, rtol=0, atol=0, msg=lambda text, n=threads: f"{n} threads: {text}")
 
 
+@pytest.mark.parametrize(
+    "parent",
+    ["torch.ones(10**7).add(1)", "torch.nn.functional.cross_entropy(logits, target)"],
+    ids=["sum", "native loss"],
+)
+def test_forked_child_of_a_pool_that_others_made(parent):
+    """The pool is the process's: a child must not wait for its threads although this library never ran in the parent."""
+    assert run(f"""
+torch.set_num_threads(2)
+{parent}
+child = os.fork()
+if child == 0:
+    step()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""") == ["0"]
+
+
 @pytest.mark.parametrize("before", ["", "torch.set_num_threads(1)"], ids=["as forked", "one thread, as in DataLoader"])
 def test_forked_child_finishes_with_the_same_result(before):
     """A pool of threads does not survive a fork: native's child waits for it for ever. Hence numpy in the child."""

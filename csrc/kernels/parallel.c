@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <sys/stat.h>
 
 #include "ls_kernels.h"
 
@@ -14,11 +15,20 @@
 
 static _Atomic(ls_parallel_for) external_loop;
 
-/* libgomp's threads do not survive a fork: a child that opens a region with more than one thread waits for ever. */
-static atomic_int forked;
-static void after_fork(void) { atomic_store(&forked, 1); }
-static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
-static pthread_once_t watching = PTHREAD_ONCE_INIT;
+/* libgomp's threads do not survive a fork: in the child of a process that had a pool, whoever made it, a region with more than
+ * one thread waits for ever. So forks are watched from the loading of the library on, and a process counts as one that has a
+ * pool if it has any other thread. */
+static atomic_int has_threads, forked;
+
+static void before_fork(void) {
+    /* Linux has two links to the folder of a process's threads, and one more for each thread. */
+    struct stat tasks;
+    atomic_store(&has_threads, stat("/proc/self/task", &tasks) != 0 || tasks.st_nlink > 3);
+}
+static void after_fork(void) {
+    if (atomic_load(&has_threads)) atomic_store(&forked, 1);
+}
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, NULL, after_fork); }
 
 void ls_use_parallel_for(ls_parallel_for loop) { atomic_store(&external_loop, loop); }
 
@@ -33,7 +43,6 @@ const char *ls_threading(void) {
 
 int ls_workers(int threads, int64_t units, int64_t elements) {
     if (threads < 2 || units < 2 || elements < LS_GRAIN) return 1;
-    pthread_once(&watching, watch_forks);
     if (atomic_load_explicit(&forked, memory_order_relaxed)) return 1;
     int64_t shares = elements / (LS_GRAIN / 2);
     if (shares > units) shares = units;
