@@ -56,8 +56,9 @@ static schedule make_schedule(const ls_problem *problem) {
         plan.units = problem->outer * ((problem->inner + plan.tile - 1) / plan.tile);
         plan.worker_bytes = (size_t)ls_tile_bytes(plan.tile, num_classes, real) + exps * (size_t)plan.tile;
     } else {
-        const int at_a_time = num_classes <= LS_SHORT && problem->inner == 1 ? LS_PACK : ls_rows_at_a_time(num_classes);
-        plan.how = at_a_time == LS_PACK ? SHORT_ROWS : ROWS;
+        const int are_short = problem->inner == 1 && ls_rows_are_short(plan.rows, num_classes, real);
+        const int at_a_time = are_short ? LS_PACK : ls_rows_at_a_time(num_classes);
+        plan.how = are_short ? SHORT_ROWS : ROWS;
         plan.unit_rows = UNIT_ELEMENTS / (num_classes + 1) / at_a_time * at_a_time;
         if (plan.unit_rows < at_a_time) plan.unit_rows = at_a_time;
         plan.units = (plan.rows + plan.unit_rows - 1) / plan.unit_rows;
@@ -166,7 +167,8 @@ static double total_of(const ls_sum *sums, int64_t units) {
 int ls_supports(const ls_problem *problem) {
     const int64_t *x = problem->logits_stride, *q = problem->target_stride;
     const int has_q = problem->target_kind == LS_PROBABILITIES, single = problem->num_classes == 1;
-    const int rows = (x[1] == 1 || single) && (problem->inner == 1 || !problem->grad_logits) && (!has_q || q[1] == 1 || single);
+    const int alone = single && problem->inner == 1;
+    const int rows = (x[1] == 1 || alone) && (problem->inner == 1 || !problem->grad_logits) && (!has_q || q[1] == 1 || alone);
     const int planes =
         problem->inner > 1 && x[2] == 1 && x[1] != 1 && (!has_q || q[2] == 1) && problem->num_classes <= INT32_MAX;
     return rows || planes || problem->outer * problem->inner == 0;

@@ -120,10 +120,18 @@ void test_served_strides(void) {
         int loss_only, with_gradient;
         const char *what;
     } cases[] = {
-        {4, 8, 1, {8, 1, 1}, 1, 1, "contiguous rows"},          {4, 8, 1, {11, 1, 1}, 1, 1, "rows with a gap"},
-        {4, 8, 1, {0, 1, 1}, 1, 1, "one row, expanded"},        {4, 8, 6, {48, 6, 1}, 1, 1, "contiguous planes"},
-        {4, 8, 6, {99, 11, 1}, 1, 1, "planes with gaps"},       {4, 8, 6, {48, 1, 8}, 1, 0, "channels last"},
-        {1, 8, 6, {0, 1, 8}, 1, 0, "channels last, one plane"}, {4, 8, 6, {96, 12, 2}, 0, 0, "every other position"},
+        {4, 8, 1, {8, 1, 1}, 1, 1, "contiguous rows"},
+        {4, 8, 1, {11, 1, 1}, 1, 1, "rows with a gap"},
+        {4, 8, 1, {0, 1, 1}, 1, 1, "one row, expanded"},
+        {4, 8, 6, {48, 6, 1}, 1, 1, "contiguous planes"},
+        {4, 8, 6, {99, 11, 1}, 1, 1, "planes with gaps"},
+        {4, 8, 6, {48, 1, 8}, 1, 0, "channels last"},
+        {1, 8, 6, {0, 1, 8}, 1, 0, "channels last, one plane"},
+        {4, 8, 6, {96, 12, 2}, 0, 0, "every other position"},
+        {4, 1, 6, {6, 6, 1}, 1, 1, "one class"},
+        {4, 1, 6, {12, 12, 2}, 0, 0, "one class, other positions"},
+        {1, 1, 9, {9, 9, 0}, 0, 0, "one class, expanded"},
+        {4, 1, 1, {9, 5, 1}, 1, 1, "one class, rows with a gap"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (int with_gradient = 0; with_gradient < 2; with_gradient++) {
