@@ -69,7 +69,7 @@ typedef struct {
 } ls_error;
 
 /* One call. The logits are [outer, num_classes, inner]; a row is one (outer, inner) pair. Strides are in elements, for
- * outer, classes and inner in this order. ls_supports() tells which strides are served. */
+ * outer, classes and inner in this order; there is at least one class. ls_supports() tells which strides are served. */
 typedef struct {
     int64_t outer, num_classes, inner;
 
@@ -116,7 +116,7 @@ size_t ls_scratch_bytes(const ls_problem *problem);
 ls_status ls_cross_entropy(const ls_problem *problem, void *scratch, ls_error *error);
 
 /* grad[o, c, i] *= grad_output[o, i] * factor, computed in fp32 (fp64 for LS_F64) and rounded once; returns at once, without
- * reading `grad`, where every product is 1. grad is contiguous [outer, num_classes, inner]. Strides 0 broadcast grad_output. */
+ * reading `grad`, where every product is 1. Rows that are wholly zero stay so, whatever the product. grad is contiguous [outer, num_classes, inner]. Strides 0 broadcast grad_output. */
 typedef struct {
     int64_t outer, num_classes, inner;
     ls_dtype dtype;

@@ -1,4 +1,6 @@
 /* Gradients times grad_output, in place: what backward does when grad_output is not 1. */
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 #include "elements.h"
@@ -22,6 +24,23 @@ typedef union {
 static double factor_at(const ls_scaling *scaling, int64_t outer, int64_t position) {
     const int64_t at = outer * scaling->grad_output_stride[0] + position * scaling->grad_output_stride[1];
     return element_get(scaling->grad_output, scaling->grad_output_dtype, at) * (double)scaling->factor;
+}
+
+/* Rows that are wholly zero, as ignored ones are, stay so: 0 times a factor of infinity or NaN would be NaN. */
+static int is_zero(const ls_scaling *scaling, int64_t outer, int64_t position) {
+    const int64_t first = outer * scaling->num_classes * scaling->inner + position;
+    for (int64_t c = 0; c < scaling->num_classes; c++)
+        if (element_get(scaling->grad, scaling->dtype, first + c * scaling->inner) != 0) return 0;
+    return 1;
+}
+
+static int is_finite(const ls_scaling *scaling, double factor) {
+    return fabs(factor) <= (scaling->dtype == LS_F64 ? DBL_MAX : (double)FLT_MAX);
+}
+
+static double factor_of(const ls_scaling *scaling, int64_t outer, int64_t position) {
+    const double factor = factor_at(scaling, outer, position);
+    return is_finite(scaling, factor) || !is_zero(scaling, outer, position) ? factor : 1;
 }
 
 static void put_factor(const ls_scaling *scaling, factors *to, int64_t i, double factor) {
@@ -55,7 +74,7 @@ static void scale_rows(void *user, int64_t begin, int64_t end, int worker) {
     int64_t last = end * all->rows_a_unit;
     if (last > scaling->outer) last = scaling->outer;
     for (int64_t row = begin * all->rows_a_unit; row < last; row++) {
-        const double factor = factor_at(scaling, row, 0);
+        const double factor = factor_of(scaling, row, 0);
         factors one;
         put_factor(scaling, &one, 0, factor);
         if (factor != 1) all->kernels->scale(grad_at(scaling, row * scaling->num_classes), scaling->num_classes, &one, 0);
@@ -71,7 +90,7 @@ static void scale_planes(void *user, int64_t begin, int64_t end, int worker) {
         for (int64_t first = 0; first < scaling->inner; first += FACTORS) {
             const int64_t n = scaling->inner - first < FACTORS ? scaling->inner - first : FACTORS;
             factors of_positions;
-            for (int64_t i = 0; i < n; i++) put_factor(scaling, &of_positions, i, factor_at(scaling, outer, first + i));
+            for (int64_t i = 0; i < n; i++) put_factor(scaling, &of_positions, i, factor_of(scaling, outer, first + i));
             for (int64_t c = 0; c < scaling->num_classes; c++)
                 all->kernels->scale(grad_at(scaling, (outer * scaling->num_classes + c) * scaling->inner + first), n,
                                     &of_positions, 1);
@@ -92,7 +111,8 @@ void ls_scale(const ls_scaling *scaling) {
     const int64_t elements = scaling->outer * scaling->num_classes * scaling->inner;
     if (elements == 0 || all_ones(scaling)) return;
     context all = {scaling, &ls_active_kernels()->of[scaling->dtype], 1 + UNIT / (scaling->num_classes + 1)};
-    const int same = scaling->grad_output_stride[0] == 0 && (scaling->grad_output_stride[1] == 0 || scaling->inner == 1);
+    const int same = scaling->grad_output_stride[0] == 0 && (scaling->grad_output_stride[1] == 0 || scaling->inner == 1) &&
+                     is_finite(scaling, factor_at(scaling, 0, 0));
     ls_share_body body = same ? scale_flat : scaling->inner == 1 ? scale_rows : scale_planes;
     const int64_t units = same                  ? (elements + UNIT - 1) / UNIT
                           : scaling->inner == 1 ? (scaling->outer + all.rows_a_unit - 1) / all.rows_a_unit
