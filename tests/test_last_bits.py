@@ -73,6 +73,29 @@ def test_float16_gradients_of_probabilities_that_sum_to_more_than_1(shape):
         torch.testing.assert_close(grad.double(), want, rtol=2e-3, atol=2e-3)
 
 
+def test_fastai_weights_of_one_change_no_bit():
+    """The smoothed part of that convention has no weights: with them, too, the gradient is rounded once for each entry."""
+    for shape in ((4, 1000), (9, 40), (9, 10), (2, 40, 9)):
+        logits, target = cases.batch(shape, torch.float32)
+        grads = []
+        for weight in (None, torch.ones(shape[1])):
+            x = logits.clone().requires_grad_()
+            ls_loss.LabelSmoothingCrossEntropy(0.1, weight=weight)(x, target).backward()
+            grads.append(x.grad)
+        assert torch.equal(*grads), shape
+
+
+def test_a_target_alone_with_a_divisor_that_overflows():
+    """The others' gradients are -beta w, whatever the infinite factor of their exps, which are 0."""
+    x = torch.tensor([[5.0, -math.inf, -math.inf]], requires_grad=True)
+    weight = torch.tensor([1e-40, 1.0, 1.0])
+    loss = ls_loss.cross_entropy(x, torch.tensor([0]), weight, label_smoothing=0.1)
+    (grad,) = torch.autograd.grad(loss, x)
+    want = -0.1 / 3 / weight[0].double().item()
+    assert grad[0, 1] == grad[0, 2]
+    torch.testing.assert_close(grad[0, 1].double().item(), want, rtol=2.0**-22, atol=0)
+
+
 def test_a_target_alone_at_the_end_of_the_range():
     """Nothing but -inf beside it: distances to the place where a reference would be are infinite, and none may enter."""
     for value in (1.7e308, -1.7e308, 0.0):

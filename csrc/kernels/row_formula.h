@@ -50,7 +50,6 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
 
     /* Nothing but -inf beside a finite target: the target is the row. A target of +inf or NaN makes the row NaN. */
     mask_f64 alone = both_f64(has_target, both_f64(less_f64(sum, splat_f64(0.5)), less_f64(splat_f64(-(double)INFINITY), x_y)));
-    t = zero_if_f64(alone, t);
     lost = zero_unless_f64(less_f64(t, infinity), zero_if_f64(alone, lost));
     mask_f64 valid = less_f64(x_y, infinity);
     sum = pick_f64(valid, sum, splat_f64((double)NAN));
@@ -80,7 +79,10 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
         const vec_f64 uniform_near = sub_f64(mul_f64(s_sum, log_norm), add_f64(of_rest, dot));
         const vec_f64 z_minus_origin = pick_f64(near, sub_f64(log_norm, t), log_norm);
         const vec_f64 uniform_far = add_f64(mul_f64(s_sum, add_f64(z_minus_origin, origin_minus_ref)), sub_f64(of_y, dot));
-        const vec_f64 uniform = pick_f64(near, uniform_near, uniform_far);
+        /* Class weights that are infinite, or whose sum is: every term is, but for rows of NaN. */
+        const mask_f64 bounded = both_f64(less_f64(s_sum, infinity), less_f64(sub_f64(zero, infinity), s_sum));
+        const vec_f64 uniform =
+            pick_f64(bounded, pick_f64(near, uniform_near, uniform_far), add_f64(s_sum, mul_f64(log_norm, zero)));
         mask_f64 no_beta = both_f64(less_f64(beta, splat_f64(0x1p-1073)), less_f64(splat_f64(-0x1p-1073), beta));
         loss = add_f64(loss, zero_if_f64(no_beta, mul_f64(beta, uniform)));
         grad_y = add_f64(grad_y, mul_f64(beta, sub_f64(mul_f64(s_sum, p_y), s_y)));

@@ -33,7 +33,8 @@ static int64_t pieces_of(const ls_problem *problem) { return (rows_of(problem) +
 static int has_index_targets(const ls_problem *problem) { return problem->target_kind != LS_PROBABILITIES; }
 static size_t real_bytes(const ls_problem *problem) { return problem->dtype == LS_F64 ? 8 : 4; }
 
-/* n targets that lie `step` apart, as int64. uint64 from 2^63 on becomes negative, so out of range. */
+/* n targets that lie `step` apart, as int64. uint64 from 2^63 on becomes negative: out of range, or the ignore_index that was
+ * converted the same way. */
 static void read_targets(int64_t *to, const void *target, ls_target_kind kind, int64_t first, int64_t step, int64_t n) {
     switch (kind) {
     case LS_INT8:
@@ -188,11 +189,9 @@ static void make_s(ls_plan *plan, plan_memory *memory, const double *weight, con
     const ls_dtype real = problem->dtype == LS_F64 ? LS_F64 : LS_F32;
     for (int64_t c = 0; c < problem->num_classes; c++) {
         double s = (weight ? weight[c] : 1) * (prior ? prior[c] : 1);
-        if (prior && prior[c] == 0)
-            element_put(memory->s, real, c, 0.0);
-        else
-            element_put(memory->s, real, c, s == 0 ? -0.0 : s);
-        if (element_get(memory->s, real, c) == 0 && !(prior && prior[c] == 0)) element_put(memory->s, real, c, -0.0);
+        const int absent = prior && prior[c] == 0;
+        element_put(memory->s, real, c, absent ? 0.0 : s);
+        if (!absent && element_get(memory->s, real, c) == 0) element_put(memory->s, real, c, -0.0);
     }
     sum_blocks(memory->s_before, memory->s, real, problem->num_classes);
     plan->smoothing = LS_VECTOR;
