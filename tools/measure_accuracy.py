@@ -72,7 +72,7 @@ def truth_float64(x, target, smoothing):
 
 
 def truth_mpmath(x, target, smoothing):
-    """The same with 50 digits, as what remains after float64's own result: (loss, grad) as pairs of float64 (high, low)."""
+    """The same with 100 digits, as what remains after float64's own result: (loss, grad) as pairs of float64 (high, low)."""
     losses, grads = [], []
     for row, y in zip(x.tolist(), target.tolist(), strict=True):
         row = [mpmath.mpf(v) for v in row]

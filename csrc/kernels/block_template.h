@@ -5,6 +5,11 @@
  * there, and the block is done again: logits that keep ascending cost twice, others nothing. e^MARGIN times the classes of a
  * block is far from overflow, and precision does not depend on how far below the maximum ref is.
  */
+
+/* Vectors to a piece, over which sums stay in the type of the arithmetic before they go on in double. Few terms in a row keep
+ * the last bits where one exp is far larger than the others; what is stored in 16 bits or fp64 has bits to spare. */
+#define PIECE_VECTORS (sizeof(S(elem)) == sizeof(float) ? 16 : 64)
+
 /* One row's inputs, or a part's: pointers to its first class. */
 typedef struct {
     const S(elem) * x;
@@ -27,9 +32,15 @@ typedef struct {
     V(vec) shift, magic, low, ref;
 } X(frame_vectors);
 
+/* Largest logits of a block, and sums over a piece of it. */
 typedef struct {
     V(vec) max[V(unroll)], sum[V(unroll)], dot[V(unroll)], s_sum[V(unroll)];
 } X(accumulators);
+
+/* Sums over a block, lane by lane. */
+typedef struct {
+    double sum[V(lanes)], dot[V(lanes)], s_sum[V(lanes)];
+} X(lane_sums);
 
 /* `unroll` vectors at class i. `whole`: all lanes are within the part and none is the target's. */
 LS_INLINE void X(sweep_group)(X(part) part, int64_t i, int64_t n, int64_t target, V(real) * exps,
@@ -72,37 +83,59 @@ LS_INLINE V(real) X(largest)(const S(elem) * x, int64_t n, int64_t target) {
     return V(reduce_max)(max);
 }
 
-/* Sums over a piece of n classes of a block, whose exps it stores; returns its largest logit. `target` is relative to the
- * piece, and out of [0, n) if it is elsewhere. */
-LS_INLINE V(real) X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) * exps, V(frame) frame, ls_row_sums *sums,
-                                 ls_smoothing smoothing, int keep) {
+LS_INLINE V(vec) X(tree)(const V(vec) * v) {
+    V(vec) sums[V(unroll)];
+    for (int u = 0; u < V(unroll); u++) sums[u] = v[u];
+    for (int n = V(unroll) / 2; n > 0; n /= 2)
+        for (int u = 0; u < n; u++) sums[u] = V(add)(sums[u], sums[u + n]);
+    return sums[0];
+}
+
+/* Adds a piece of n classes of a block, whose exps it stores. `target` is relative to the piece, and out of [0, n) if it is
+ * elsewhere. */
+LS_INLINE void X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) * exps, const X(frame_vectors) * frame,
+                              X(accumulators) * to, X(lane_sums) * sums, ls_smoothing smoothing, int keep) {
     const int64_t group = V(unroll) * V(lanes);
+    for (int u = 0; u < V(unroll); u++) to->sum[u] = to->dot[u] = to->s_sum[u] = V(splat)(0);
+    const int64_t whole = n - n % group;
+    int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
+    for (;;) {
+        for (; i < stop; i += group) X(sweep_group)(part, i, n, target, exps, frame, to, smoothing, keep, 1);
+        if (i >= n) break;
+        X(sweep_group)(part, i, n, target, exps, frame, to, smoothing, keep, 0);
+        i += group;
+        stop = whole;
+    }
+    V(accumulate)(sums->sum, X(tree)(to->sum));
+    if (smoothing != LS_PLAIN) V(accumulate)(sums->dot, X(tree)(to->dot));
+    if (smoothing == LS_DENSE) V(accumulate)(sums->s_sum, X(tree)(to->s_sum));
+}
+
+LS_INLINE double X(add_lanes)(const double *sums) {
+    vec_f64 sum = splat_f64(0);
+    for (int lane = 0; lane < V(lanes); lane += lanes_f64) sum = add_f64(sum, load_f64(sums + lane));
+    return reduce_add_f64(sum);
+}
+
+/* Sums over n classes of a block, whose exps it stores; returns its largest logit. */
+LS_INLINE V(real) X(sweep_block)(X(part) part, int64_t n, int64_t target, V(real) * exps, V(frame) frame, ls_row_sums *block,
+                                 ls_smoothing smoothing, int keep) {
     const V(real) magic = V(MAGIC) - frame.exponent;
     const V(real) low = (frame.exponent + V(MIN_EXPONENT)) * (V(real))LN2;
     const X(frame_vectors) vectors = {V(splat)(frame.shift), V(splat)(magic), V(splat)(low), V(splat)(frame.ref)};
     X(accumulators) to;
-    for (int u = 0; u < V(unroll); u++) {
-        to.max[u] = V(splat)(V(LEAST));
-        to.sum[u] = to.dot[u] = to.s_sum[u] = V(splat)(0);
+    X(lane_sums) sums = {{0}, {0}, {0}};
+    for (int u = 0; u < V(unroll); u++) to.max[u] = V(splat)(V(LEAST));
+    const int64_t piece = PIECE_VECTORS * V(lanes);
+    for (int64_t at = 0; at < n; at += piece) {
+        const int64_t length = n - at < piece ? n - at : piece;
+        X(sweep_piece)(X(part_at)(part, at, smoothing), length, target - at, keep ? exps + at : NULL, &vectors, &to, &sums,
+                       smoothing, keep);
     }
-    const int64_t whole = n - n % group;
-    int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
-    for (;;) {
-        for (; i < stop; i += group) X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 1);
-        if (i >= n) break;
-        X(sweep_group)(part, i, n, target, exps, &vectors, &to, smoothing, keep, 0);
-        i += group;
-        stop = whole;
-    }
-    for (int u = 1; u < V(unroll); u++) {
-        to.max[0] = V(max_keep)(to.max[u], to.max[0]);
-        to.sum[0] = V(add)(to.sum[0], to.sum[u]);
-        to.dot[0] = V(add)(to.dot[0], to.dot[u]);
-        to.s_sum[0] = V(add)(to.s_sum[0], to.s_sum[u]);
-    }
-    sums->sum = V(reduce_add)(to.sum[0]);
-    if (smoothing != LS_PLAIN) sums->dot = V(reduce_add)(to.dot[0]);
-    if (smoothing == LS_DENSE) sums->s_sum = V(reduce_add)(to.s_sum[0]);
+    block->sum = X(add_lanes)(sums.sum);
+    if (smoothing != LS_PLAIN) block->dot = X(add_lanes)(sums.dot);
+    if (smoothing == LS_DENSE) block->s_sum = X(add_lanes)(sums.s_sum);
+    for (int u = 1; u < V(unroll); u++) to.max[0] = V(max_keep)(to.max[u], to.max[0]);
     return V(reduce_max)(to.max[0]);
 }
 
@@ -121,8 +154,6 @@ LS_INLINE double X(sum_of_s)(const ls_plan *plan, int64_t begin, int64_t end, in
 /* Sweeps classes [begin, end) of a row, at most a chunk. `frames` gets one entry per block. */
 LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, int64_t target,
                                      V(real) * exps, ls_frame *frames, ls_smoothing smoothing, int keep) {
-    /* Lanes add at most so many terms before their sums go on in double. */
-    const int64_t piece_length = 32 * V(unroll) * V(lanes);
     const int64_t guess = 64 < end - begin ? 64 : end - begin;
     V(frame) frame = V(frame_at)(X(largest)(row.x + begin, guess, target - begin));
     ls_row_sums total = {0, 0, 0, (double)frame.shift, (double)frame.exponent, (double)frame.ref};
@@ -133,17 +164,7 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
         ls_row_sums block;
         for (;;) {
             block = (ls_row_sums){0};
-            V(real) max = V(LEAST);
-            for (int64_t at = 0; at < n; at += piece_length) {
-                const int64_t length = n - at < piece_length ? n - at : piece_length;
-                ls_row_sums piece = {0};
-                const V(real) piece_max = X(sweep_piece)(X(part_at)(part, at, smoothing), length, target - c - at,
-                                                         keep ? to + at : NULL, frame, &piece, smoothing, keep);
-                max = piece_max > max ? piece_max : max;
-                block.sum += piece.sum;
-                block.dot += piece.dot;
-                block.s_sum += piece.s_sum;
-            }
+            const V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
             if (!(max > frame.ref + MARGIN)) break;
             frame = V(frame_at)(max);
             move_sums(&total, (double)frame.shift, (double)frame.exponent, (double)frame.ref);

@@ -97,6 +97,7 @@ LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const 
     /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
     const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
     V(vec) max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i), sum = V(splat)(0), dot = V(splat)(0), s_sum = V(splat)(0);
+    V(vec) even_e = V(splat)(0), even_term = V(splat)(0); /* added in pairs: half as many roundings in a row */
     for (int k = 0; k < count; k++) {
         const int64_t c = classes->c + k;
         const V(mask) hit = V(is_index)(work->target + i, c);
@@ -111,19 +112,30 @@ LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const 
         x = V(pick)(hit, minus_infinity, x);
         max = V(max_keep)(x, max);
         V(vec) e = V(exp)(V(sub)(x, shift), magic, low);
-        sum = V(add)(sum, e);
+        if (k % 2)
+            sum = V(add)(sum, V(add)(even_e, e));
+        else
+            even_e = e;
         if (keep && whole) V(store)(to, e);
         if (keep && !whole) V(store_n)(to, e, left);
-        if (smoothing == LS_PLAIN || (smoothing == LS_VECTOR && classes->absent[k])) continue;
+        if (smoothing == LS_PLAIN) continue;
         V(vec) term = V(sub)(x, ref);
-        if (smoothing == LS_VECTOR) term = V(mul)(classes->s[k], term);
+        if (smoothing == LS_VECTOR) term = classes->absent[k] ? V(splat)(0) : V(mul)(classes->s[k], term);
         if (smoothing == LS_DENSE) {
             const S(elem) *q = tile->q + c * tile->q_stride + i;
             V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), classes->q_scale[k], classes->s[k]);
             s_sum = V(add)(s_sum, s);
             term = V(mul)(s, term);
         }
-        dot = V(add)(dot, V(zero_if)(hit, term));
+        term = V(zero_if)(hit, term);
+        if (k % 2)
+            dot = V(add)(dot, V(add)(even_term, term));
+        else
+            even_term = term;
+    }
+    if (count % 2) {
+        sum = V(add)(sum, even_e);
+        dot = V(add)(dot, even_term);
     }
     V(store)(work->max + i, max);
     V(store)(work->sum + i, first ? sum : V(add)(V(load)(work->sum + i), sum));
@@ -147,7 +159,7 @@ LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, c
     int64_t c = begin;
     for (; c + PLANE_GROUP <= end; c += PLANE_GROUP)
         X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, c == begin);
-    for (; c < end; c++) X(sweep_classes)(plan, tile, work, version, c, 1, smoothing, keep, c == begin);
+    if (c < end) X(sweep_classes)(plan, tile, work, version, c, (int)(end - c), smoothing, keep, c == begin);
 }
 
 /* Sum of s over the classes below c, the target's left out. */
