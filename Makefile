@@ -24,7 +24,7 @@ help: ## this list
 demo: $(BUILT) ## train on handwritten digits with hard and with smoothed labels, then time the loss
 	python examples/train_digits.py
 
-test: test-kernels test-python ## every test: the C kernels alone (plain, then with sanitizers), then Python
+test: test-kernels test-python ## the C kernels alone (plain, then with sanitizers), then Python; not what the test-... below take
 
 LONG_TESTS := $(addprefix tests/,test_torch_opinfo.py test_examples.py test_train_lm.py)
 
