@@ -31,8 +31,8 @@ typedef struct {
 
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* Exps are kept beside the gradient where it is of 16 bits. */
-static int needs_exps(const ls_problem *problem) { return problem->grad_logits && element_bytes(problem->dtype) == 2; }
+/* Exps are kept beside the gradient where that is shorter than they are. */
+static int needs_exps(const ls_problem *problem) { return problem->grad_logits && element_bytes(problem->dtype) < 4; }
 
 static int64_t choose_tile(const ls_problem *problem, size_t real) {
     /* Both sweeps over a tile should find it in cache: a share of the last level for planes as they are, half of the second

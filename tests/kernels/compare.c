@@ -20,6 +20,7 @@ typedef struct {
 static int is_ordinary(const test_case *options) {
     if (options->weight == WEIGHT_MIXED || options->label_smoothing < 0 || options->label_smoothing > 1) return 0;
     switch (options->logits) {
+    case LOGITS_DESCENDING:
     case LOGITS_HUGE:
     case LOGITS_WRONG:
     case LOGITS_JUMPS:
