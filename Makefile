@@ -37,8 +37,8 @@ test-long: $(BUILT) ## what `make test` leaves out for its time: torch's own tes
 test-compile: $(BUILT) ops-library ## what Inductor compiles: every mode, dynamic sizes, AOTInductor packages; some minutes
 	python -m pytest --junitxml=build/reports/compile.xml tests/compile
 
-test-trainers: $(TRAINERS) $(BUILT) ## Trainers of Hugging Face, Lightning and others, DDP, FSDP2; installs them first
-	python -m pytest --junitxml=build/reports/trainers.xml tests/trainers
+test-trainers: $(TRAINERS) $(BUILT) ## Hugging Face, Lightning and others, DDP, FSDP2, the pages on them; installs them first
+	python -m pytest --junitxml=build/reports/trainers.xml tests/trainers tests/test_docs.py::test_python_runs
 
 lint: $(TOOLS) ## formatting, types, compiler warnings and the rules on who may know what
 	tools/lint.sh
@@ -48,8 +48,10 @@ format: $(TOOLS) ## rewrite the sources in the project's format
 	ruff format .
 	clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp')
 
-bench: $(BUILT) ## measure against native, compiled and other losses; takes long
+bench: $(BUILT) ## measure against native, compiled and other losses; table and figure of the README; takes long
 	python -m benchmarks.run
+	python -m benchmarks.table --write
+	python -m benchmarks.plot
 
 bench-quick: $(BUILT) ## the same on few sizes
 	python -m benchmarks.run --quick

@@ -10,12 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+ALONE = [code for code in PYTHON if code.startswith("import ")]
+TRAINERS = [code for code in PYTHON if code not in ALONE]
 
 sys.path.append(str(ROOT))
 from benchmarks import results, table  # noqa: E402
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[1])
+@pytest.mark.parametrize("code", ALONE, ids=lambda code: code.splitlines()[1])
 def test_python_runs(code, capsys):
     """Each block alone; where a comment says what is printed, that is printed."""
     exec(compile(code, "README.md", "exec"), {})
@@ -25,9 +27,18 @@ def test_python_runs(code, capsys):
 
 
 def test_every_block_is_seen():
-    """One for each of the three drop-ins, one for the new keywords, and no block in another language."""
-    assert len(PYTHON) == 4
+    """One for each of the three drop-ins, one for the new keywords, one for trainers, and none in another language."""
+    assert len(ALONE) == 4 and len(TRAINERS) == 1
     assert README.count("\n```") == 2 * len(PYTHON)
+
+
+def test_lines_for_trainers_are_those_that_run():
+    """What needs a trainer runs in docs/how-to/trainers.md, with what must stand before it: tests/test_docs.py."""
+    page = (ROOT / "docs/how-to/trainers.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    plain = TRAINERS[0].replace("  # Hugging Face", "").replace("  # fastai", "")
+    shown = [block for block in blocks if block in plain]
+    assert len(shown) == 3 and re.sub(r"\s", "", "".join(shown)) == re.sub(r"\s", "", plain)
 
 
 def test_imports_named_in_the_text_exist():
@@ -37,7 +48,7 @@ def test_imports_named_in_the_text_exist():
 
 def test_make_targets_exist():
     targets = set(re.findall(r"\bmake (?:PYTHON=\S+ )?([a-z-]+)\b(?=`|  )", README))
-    assert {"demo", "test", "bench", "build"} <= targets
+    assert {"demo", "test", "bench", "docs"} <= targets
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert targets <= known
 
@@ -61,7 +72,8 @@ def test_messages_are_those_of_the_sources():
         *(ROOT / "csrc/torch").glob("*.cpp"),
     ]
     said = "".join(path.read_text(encoding="utf-8") for path in sources)
-    messages = re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE)
+    page = (ROOT / "docs/how-to/troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     of_tools = ("Python.h", "g++: fatal error")
     ours = [message for message in messages if not message.startswith(of_tools)]
     assert len(ours) == len(messages) - len(of_tools)
