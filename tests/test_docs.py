@@ -4,6 +4,7 @@ Blocks of a page run in order in one namespace, as a reader would; what they nee
 them in the page as a comment that begins with `setup`. Must not need Sphinx, but for the test of the site.
 """
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -132,6 +133,13 @@ def png_texts(data):
 def test_figure_is_drawn_from_the_csv():
     """If not: python -m benchmarks.plot."""
     assert png_texts(plot.README_FIGURE.read_bytes())["Source"] == plot.digest(results.DEFAULT)
+
+
+def test_pictures_are_drawn_by_the_example():
+    """If not: python examples/smoothed_labels.py docs/figures."""
+    digest = hashlib.sha256((ROOT / "examples/smoothed_labels.py").read_bytes()).hexdigest()
+    for name in ("smoothed-labels", "smoothed-losses"):
+        assert png_texts((DOCS / f"figures/{name}.png").read_bytes())["Source"] == digest
 
 
 class Links(HTMLParser):

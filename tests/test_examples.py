@@ -1,4 +1,4 @@
-"""The examples that train run to their end and write their pictures, with little training.
+"""The examples that draw run to their end and write their pictures; those that train, with little training.
 
 Each in a process of its own: scikit-learn brings an OpenMP runtime, which must not come into that of other tests.
 """
@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 RUNS = {
     "calibration": ("EPOCHS = 1; m.SEEDS = 2; m.FOLDER = folder", "calibration error better|worse|no clear", 2),
     "noise_sweep": ("EPOCHS = 1; m.SEEDS = 1; m.NOISES = (0.0, 0.3); m.PATH = folder / 'sweep.png'", "30 %", 1),
+    "smoothed_labels": ("FOLDER = folder", "0.1: the loss is smallest where the label leads by 3.83", 2),
 }
 
 
