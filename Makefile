@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs build ops-library clean distclean
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,9 @@ compile-commands: $(BUILT) ## compile_commands.json, for clangd and other tools 
 docs: $(BUILT) $(VENV)/.docs build/mathjax/tex-svg.js ## the documentation as a site, build/docs/index.html
 	python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
+
+check-docs: docs ## opens every page in a headless Chromium: errors, links, formulas, pictures; screenshots in build/docs-screenshots
+	python tools/check_docs.py
 
 build: $(BUILT) ## set up .venv and build the extension in place
 

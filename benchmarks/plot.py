@@ -70,6 +70,7 @@ def draw_ratios(
     only: tuple[str, ...] = (*PROVIDERS, HUGE_PAGES),
     smallest: int = LARGE,
     metadata: dict[str, str] | None = None,
+    size: tuple[float, float] = (13, 5),
 ) -> bool:
     """Time of a step in copies of the logits, one group of bars for each batch: those of so many elements and more."""
     batches = {
@@ -81,7 +82,7 @@ def draw_ratios(
         return False
     names = [name for name in only if any(name in times for times in batches.values())]
     width = 0.9 / len(names)
-    figure, axis = plt.subplots(figsize=(13, 5), layout="constrained")
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
     for number, name in enumerate(names):
         places = [
             (place + number * width, times[name] / times[COPY])
@@ -92,7 +93,7 @@ def draw_ratios(
         axis.bar_label(bars, fmt="%.1f", fontsize="x-small")
     axis.axhline(1, color=COLOURS[COPY], linestyle="--", label=COPY)
     labels = [f"[{shape.replace('x', ', ')}]\n{dtype}" for shape, dtype, _ in batches]
-    axis.set_xticks([place + 0.45 - width / 2 for place in range(len(batches))], labels)
+    axis.set_xticks([place + 0.45 - width / 2 for place in range(len(batches))], labels, fontsize="small")
     axis.set(
         yscale="log",
         ylabel="time in copies of the logits",
@@ -108,7 +109,7 @@ def draw_readme(csv: Path = results.DEFAULT, path: Path = README_FIGURE) -> None
     """ls_loss, native and compiled native beside the limit, at all threads that were measured, for every float32 batch."""
     rows = [row for row in results.read(csv) if row.dtype == "float32"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_ratios(rows, max(row.threads for row in rows), path, README_NAMES, 0, {"Source": digest(csv)})
+    draw_ratios(rows, max(row.threads for row in rows), path, README_NAMES, 0, {"Source": digest(csv)}, (10.5, 4.5))
 
 
 def main() -> None:

@@ -134,7 +134,7 @@ def markdown(rows: list[Row]) -> str:
             "",
             *time_table([row for row in rows if row.threads == threads], MODE, COPY),
             "",
-            *filter(None, (slower(rows), inaccurate(rows), memory(rows), setting(rows))),
+            *(f"- {said}" for said in (slower(rows), inaccurate(rows), memory(rows), setting(rows)) if said),
         ]
     )
 

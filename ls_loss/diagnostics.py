@@ -1,4 +1,4 @@
-"""What a bug report needs, and the control over the one block of memory that is kept. Must not know the losses."""
+"""What a bug report needs, and the control over the memory that is kept. Must not know the losses."""
 
 import os
 
@@ -50,9 +50,9 @@ def config() -> Config:
 
 
 def empty_cache() -> None:
-    """Gives back to the system the one block of gradient memory that is kept for the next call.
+    """Gives back to the system the gradient memory that is kept for the next calls.
 
-    Large gradients come from memory that is kept when it is freed, since touching fresh memory costs more than the
-    arithmetic. The environment variable ``LS_LOSS_CACHE=0``, read at import, switches that off.
+    Gradients of 256 KiB and more come from memory that is kept when it is freed, since touching fresh memory costs more
+    than the arithmetic. The environment variable ``LS_LOSS_CACHE=0``, read at import, switches that off.
     """
     _C.empty_cache()
