@@ -1,12 +1,14 @@
-"""What is handed out: the source distribution, the wheel made from it, the library of operators; errors of the build.
+"""What is handed out: the source distribution, the wheel made from it, the library of operators; errors of build and import.
 
 Builds in directories of its own from the source tree around it. Knows file names and metadata, nothing of the losses.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from email import message_from_bytes
@@ -100,6 +102,54 @@ print(ls_loss.__file__, round(logits.grad[0, 0].item(), 4))
 
 def test_version_is_that_of_the_installation():
     assert ls_loss.config()["version"] == metadata.version("ls_loss")
+
+
+# One sentence at import, with both versions, beside a torch that it was not built for.
+
+
+@pytest.fixture
+def installation(tmp_path):
+    """Makes a copy of the package in a folder, with an extension of its own and the requirement it was built with."""
+    package = tmp_path / "ls_loss"
+    package.mkdir()
+    for file in (ROOT / "ls_loss").glob("*.py"):
+        shutil.copy(file, package)
+    (tmp_path / "missing.c").write_text("void *at_missing(void);\nvoid *PyInit__C(void) { return at_missing(); }\n")
+    extension = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    run("gcc", "-shared", "-fPIC", "-Wl,-z,now", "missing.c", "-o", str(extension), cwd=tmp_path)
+
+    def fails(torch_minor, code="import ls_loss"):
+        facts = tmp_path / "ls_loss-0.1.0.dist-info"
+        facts.mkdir()
+        requirement = f"Requires-Dist: torch=={torch_minor}.*"
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ls_loss\nVersion: 0.1.0\n{requirement}\n")
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        return done.stderr
+
+    return fails
+
+
+def test_another_torch_is_one_sentence(installation):
+    """Before the extension is touched: no symbol error stands above it."""
+    error = installation("2.13", "import torch; torch.__version__ = '2.14.1+cpu'; import ls_loss")
+    sentence = (
+        "ls_loss was built against torch 2.13 and cannot be loaded beside torch 2.14.1+cpu: install it again with"
+    )
+    assert error.strip().splitlines()[-1].startswith(f"ImportError: {sentence}")
+    assert "at_missing" not in error
+    assert error.count("Traceback") == 1
+
+
+def test_symbols_that_torch_lacks_are_the_same_sentence(installation):
+    """What the versions do not tell, for instance another build of the same version, the loader does."""
+    minor = ".".join(torch.__version__.split(".")[:2])
+    last = installation(minor).strip().splitlines()[-1]
+    sentence = f"ls_loss was built against torch {minor} and cannot be loaded beside torch {torch.__version__}"
+    assert last.startswith(f"ImportError: {sentence}: install it again with")
+    assert "undefined symbol: at_missing" in last
 
 
 # One sentence, and no traceback, from the build.
