@@ -125,7 +125,7 @@ $(BUILT): $(TOOLS) setup.py pyproject.toml $(SOURCES)
 ops-library: build/libls_loss_ops.so ## build/libls_loss_ops.so, the same operators for C++ programs without Python
 
 build/libls_loss_ops.so: $(BUILT)
-	$${CXX:-g++} -shared -Wl,-z,relro,-z,now $$(ls build/objects/csrc/torch/*.o | grep -v /module.o) \
+	$${CXX:-g++} -shared -Wl,-z,relro,-z,now,-z,noexecstack $$(ls build/objects/csrc/torch/*.o | grep -v /module.o) \
 	    -Lbuild/archive -lls_kernels -L$$(python -c 'from torch.utils import cpp_extension as c; print(*c.library_paths())') \
 	    -ltorch -ltorch_cpu -lc10 -o $@
 

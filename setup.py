@@ -33,7 +33,11 @@ KERNELS, HEADERS = sorted(glob("csrc/kernels/*.c")), sorted(glob("csrc/*/*.h"))
 OBJECTS, ARCHIVE = "build/objects", "build/archive"  # kept: every way to install compiles only what changed
 FLAGS = ["-O0", "-g", "-UNDEBUG"] if os.environ.get("DEBUG", "0") != "0" else ["-O3", "-g0"]
 FLAGS += ["-fvisibility=hidden", "-fstack-protector-strong", "-Wall"]
+# No path of this machine in what is compiled: the same bytes wherever it is built.
+FLAGS += [f"-ffile-prefix-map={os.getcwd()}=.", f"-ffile-prefix-map={torch.__path__[0]}=torch"]
 KERNEL_FLAGS = [*FLAGS, "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wextra"]
+# Not for the kernels: it changes their loops and finds no call to check there. It needs optimisation.
+GLUE_FLAGS = [*FLAGS, "-fstack-clash-protection", "-U_FORTIFY_SOURCE", f"-D_FORTIFY_SOURCE={3 * ('-O3' in FLAGS)}"]
 CC, CXX = (os.environ.setdefault(name, usual) for name, usual in (("CC", "gcc"), ("CXX", "g++")))
 
 
@@ -69,11 +73,8 @@ class BuildKernels(build_clib):
 class BuildGlue(BuildExtension):
     """The extension, told its version and whether the kernels come with threads of their own."""
 
-    def finalize_options(self):
-        super().finalize_options()
-        self.build_temp = OBJECTS
-
     def build_extensions(self):
+        self.build_temp = OBJECTS
         (extension,) = self.extensions
         extension.define_macros.append(("LS_LOSS_VERSION", f'"{self.distribution.get_version()}"'))
         if not compiler_is_gcc():
@@ -90,8 +91,8 @@ setup(
             sorted(glob("csrc/torch/*.cpp")),
             include_dirs=[os.path.abspath("csrc/kernels")],
             depends=[*KERNELS, *HEADERS],
-            extra_compile_args={"cxx": FLAGS},
-            extra_link_args=["-Wl,-z,relro,-z,now"],
+            extra_compile_args={"cxx": GLUE_FLAGS},
+            extra_link_args=["-Wl,-z,relro,-z,now,-z,noexecstack"],
         )
     ],
     cmdclass={"build_clib": BuildKernels, "build_ext": BuildGlue},
