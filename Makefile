@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -128,6 +128,25 @@ build/libls_loss_ops.so: $(BUILT)
 	$${CXX:-g++} -shared -Wl,-z,relro,-z,now,-z,noexecstack $$(ls build/objects/csrc/torch/*.o | grep -v /module.o) \
 	    -Lbuild/archive -lls_kernels -L$$(python -c 'from torch.utils import cpp_extension as c; print(*c.library_paths())') \
 	    -ltorch -ltorch_cpu -lc10 -o $@
+
+# Packages, from the files of the working tree and never from what was built in it: the wheel is compiled anew, from the sdist.
+
+EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y pyproject.toml)
+PACKAGES = SOURCE_DATE_EPOCH=$(EPOCH) python -m build --quiet --no-isolation
+
+sdist: $(TOOLS) ## the source distribution, in dist
+	$(PACKAGES) --sdist
+
+wheel: $(TOOLS) ## the source distribution, and the wheel for this Python and torch, in dist; some minutes
+	$(PACKAGES)
+
+reproducible: $(TOOLS) ## two wheels, compiled in two folders: are they the same bytes?
+	@rm -rf build/reproducible
+	@mkdir -p build/reproducible/{one,another}/temporary
+	for folder in one another; do \
+	    TMPDIR=$(CURDIR)/build/reproducible/$$folder/temporary $(PACKAGES) --outdir build/reproducible/$$folder; done
+	cd build/reproducible && sha256sum */*.whl && cmp {one,another}/*.whl
+	@echo "the same bytes"
 
 # The kernels' own tests: one program, compiled three ways. No torch and no Python.
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
+import time
 import zipfile
 from email import message_from_bytes
 from importlib import metadata
@@ -23,6 +25,7 @@ import ls_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS_LIBRARY = ROOT / "build" / "libls_loss_ops.so"
+EPOCH = 1_700_000_000
 
 
 def run(*command, cwd, **environment):
@@ -45,7 +48,9 @@ def sdist(tmp_path_factory):
 def wheel(sdist):
     folder = sdist.parent / "wheel"
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps")
-    run(*pip, "--wheel-dir", str(folder), str(sdist), cwd=sdist.parent, DEBUG="1")  # compiles in half the time
+    run(
+        *pip, "--wheel-dir", str(folder), str(sdist), cwd=sdist.parent, SOURCE_DATE_EPOCH=str(EPOCH), DEBUG="1"
+    )  # compiles in half the time
     (file,) = folder.iterdir()
     return file
 
@@ -84,6 +89,14 @@ def test_wheel_records_version_torch_and_licence(wheel):
     assert recorded.get_all("Requires-Dist") == [f"torch=={'.'.join(torch.__version__.split('.')[:2])}.*"]
     assert recorded["License-Expression"] == "BSD-3-Clause"
     assert recorded["Requires-Python"] == ">=3.10"
+
+
+def test_wheel_holds_neither_the_time_nor_the_folder_of_its_build(wheel):
+    """Two builds give the same bytes: `make reproducible` compares them."""
+    with zipfile.ZipFile(wheel) as archive:
+        assert {file.date_time for file in archive.infolist()} == {time.gmtime(EPOCH)[:6]}
+        (extension,) = (archive.read(name) for name in archive.namelist() if name.endswith(".so"))
+    assert f"{tempfile.gettempdir()}/".encode() not in extension
 
 
 def test_wheel_works_where_there_is_no_source(wheel, tmp_path):
