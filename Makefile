@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -86,23 +86,40 @@ distclean: clean ## clean, and remove .venv
 
 # Set-up
 
-$(TOOLS): requirements-dev.txt requirements-peers.txt
+# What is installed is checked against the hashes in requirements-*.lock; torch alone, of which there are many builds, is not.
+
+INSTALL := python -m pip install --disable-pip-version-check --progress-bar off
+LOCKED := $(INSTALL) --no-deps --require-hashes
+
+$(TOOLS): requirements-dev.txt requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(VENV)/bin/python || { echo "== creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "== installing the pinned tools into $(VENV): torch and about 80 small packages, some minutes on a slow network"
-	python -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt | sed -u '/^Requirement already/d'
-	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-peers.txt
+	$(LOCKED) -r requirements-dev.lock | sed -u '/^Requirement already/d'
+	$(INSTALL) $$(grep '^torch==' requirements-dev.txt) | sed -u '/^Requirement already/d'
 	@touch $@
 
-$(VENV)/.docs: requirements-docs.txt $(TOOLS)
+$(VENV)/.docs: requirements-docs.lock $(TOOLS)
 	@echo "== installing the documentation's tools into $(VENV)"
-	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-docs.txt | sed -u '/^Requirement already/d'
+	$(LOCKED) -r requirements-docs.lock | sed -u '/^Requirement already/d'
 	@touch $@
 
-$(TRAINERS): $(TOOLS) requirements-trainers.txt
-	python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-trainers.txt
+$(TRAINERS): requirements-trainers.lock $(TOOLS)
+	$(LOCKED) -r requirements-trainers.lock
 	@touch $@
+
+UV := build/uv/bin/uv
+HASHES := $(UV) pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --custom-compile-command 'make lock' -
+
+lock: $(UV) ## requirements-*.lock, after a pin has changed: the hashes of all files that the registry has of each pin
+	grep -hv '^torch==' requirements-dev.txt requirements-peers.txt | $(HASHES) --python-version 3.10 -o requirements-dev.lock
+	$(HASHES) --python-version 3.11.5 -o requirements-docs.lock <requirements-docs.txt
+	$(HASHES) --python-version 3.10 -o requirements-trainers.lock <requirements-trainers.txt
+
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --disable-pip-version-check --quiet uv==0.13.9
 
 MATHJAX := 3.2.2
 

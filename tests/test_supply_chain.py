@@ -1,4 +1,4 @@
-"""What is built can be trusted as far as a build can help: hardened by compiler and linker, the same bytes anywhere.
+"""What can be known of a build: how the extension is hardened, and the hashes of the tools.
 
 Reads the extension that is installed and files of the source tree. Builds nothing, and asks no registry.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = Path(find_spec("ls_loss._C").origin)
@@ -59,3 +60,31 @@ def test_is_small():
     if ".debug_info" in output("readelf", "-SW", str(EXTENSION)):
         pytest.skip("built with DEBUG=1")
     assert len(zlib.compress(EXTENSION.read_bytes())) < 1.9e6
+
+
+# The tools of the development environment.
+
+
+def pins(*names):
+    """Name, version and the condition of every pin in requirement files."""
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in names).replace("\\\n", "")
+    lines = [re.sub(r"--hash=\S+|#.*", "", line).strip() for line in text.splitlines()]
+    return {
+        (one.name.lower(), str(one.specifier), str(one.marker or "").replace("python_full_version", "python_version"))
+        for one in map(Requirement, filter(None, lines))
+    }
+
+
+@pytest.mark.parametrize(
+    "lock, sources",
+    [
+        ("requirements-dev.lock", ["requirements-dev.txt", "requirements-peers.txt"]),
+        ("requirements-docs.lock", ["requirements-docs.txt"]),
+        ("requirements-trainers.lock", ["requirements-trainers.txt"]),
+    ],
+)
+def test_every_pin_but_torch_has_hashes(lock, sources):
+    """`make lock` writes them."""
+    assert pins(lock) == {pin for pin in pins(*sources) if pin[0] != "torch"}
+    entries = re.split(r"\n(?=\S)", (ROOT / lock).read_text(encoding="utf-8"))
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries if not entry.startswith("#"))
