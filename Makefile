@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible lock
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible lock sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -164,6 +164,9 @@ reproducible: $(TOOLS) ## two wheels, compiled in two folders: are they the same
 	    TMPDIR=$(CURDIR)/build/reproducible/$$folder/temporary $(PACKAGES) --outdir build/reproducible/$$folder; done
 	cd build/reproducible && sha256sum */*.whl && cmp {one,another}/*.whl
 	@echo "the same bytes"
+
+sbom: $(BUILT) ## build/sbom.cdx.json: what ls_loss needs and what the development environment holds, with licences
+	python tools/sbom.py build/sbom.cdx.json
 
 # The kernels' own tests: one program, compiled three ways. No torch and no Python.
 

@@ -1,11 +1,14 @@
-"""What can be known of a build: how the extension is hardened, and the hashes of the tools.
+"""What can be known of a build: how the extension is hardened, the hashes of the tools, the bill of materials.
 
 Reads the extension that is installed and files of the source tree. Builds nothing, and asks no registry.
 """
 
+import json
 import re
+import runpy
 import subprocess
 import zlib
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -88,3 +91,17 @@ def test_every_pin_but_torch_has_hashes(lock, sources):
     assert pins(lock) == {pin for pin in pins(*sources) if pin[0] != "torch"}
     entries = re.split(r"\n(?=\S)", (ROOT / lock).read_text(encoding="utf-8"))
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries if not entry.startswith("#"))
+
+
+def test_bill_of_materials():
+    """Of what is installed, torch and what torch needs are required, and nothing else is."""
+    bill = runpy.run_path(str(ROOT / "tools" / "sbom.py"))["bill"]()
+    assert json.loads(json.dumps(bill))["bomFormat"] == "CycloneDX"
+    listed = {one["bom-ref"]: one for one in bill["components"]}
+    assert listed["torch"]["version"] == metadata.version("torch")
+    needs = {one["ref"]: one["dependsOn"] for one in bill["dependencies"]}
+    assert needs["ls-loss"] == ["torch"]
+    required = {name for name, one in listed.items() if one["scope"] == "required"}
+    assert {"torch", *needs["torch"]} <= required
+    assert "pytest" in listed.keys() - required
+    assert set(needs["pytest"]) <= listed.keys()
