@@ -1,4 +1,4 @@
-"""What can be known of a build: how the extension is hardened, the hashes of the tools, the bill of materials.
+"""What can be known of a build: how the extension is hardened, the hashes of the tools, the bill of materials, the workflows.
 
 Reads the extension that is installed and files of the source tree. Builds nothing, and asks no registry.
 """
@@ -8,12 +8,14 @@ import re
 import runpy
 import subprocess
 import zlib
+from fnmatch import fnmatch
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,3 +107,33 @@ def test_bill_of_materials():
     assert {"torch", *needs["torch"]} <= required
     assert "pytest" in listed.keys() - required
     assert set(needs["pytest"]) <= listed.keys()
+
+
+# Release and continuous integration.
+
+
+def test_repair_of_wheels_leaves_out_what_torch_brings(library):
+    command = re.search(r'repair-wheel-command = """(.*?)"""', (ROOT / "pyproject.toml").read_text("utf-8"), re.DOTALL)
+    excluded = re.findall(r"--exclude '(\S+)'", command[1])
+    folder = Path(torch.__file__).parent / "lib"
+    needed = re.findall(r"NEEDED.*\[(.*)\]", output("readelf", "-dW", str(library)))
+    of_torch = [name for name in (*needed, "libtorch_python.so") if (folder / name).exists()]
+    assert {"libc10.so", "libtorch_cpu.so"} <= set(of_torch)
+    for name in (*of_torch, "libgomp.so.1"):
+        assert any(fnmatch(name, pattern) for pattern in excluded), name
+
+
+@pytest.mark.parametrize("name", ["ci", "release"])
+def test_workflows_can_be_read(name):
+    """Both architectures, no more rights than reading, and every action by its commit: a tag can be moved."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    runners = {
+        runner
+        for job in workflow["jobs"].values()
+        for runner in job.get("strategy", {}).get("matrix", {}).get("runner", [])
+    }
+    assert runners == {"ubuntu-24.04", "ubuntu-24.04-arm"}
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            assert "run" in step or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
