@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible lock sbom
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible lock sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ bench: $(BUILT) ## measure against native, compiled and other losses; table and 
 
 bench-quick: $(BUILT) ## the same on few sizes
 	python -m benchmarks.run --quick
+
+bench-options: $(BUILT) ## what options, transforms and size cost beside the plain call; three minutes
+	python -m benchmarks.options
 
 bench-kernels: build/bench_kernels ## the C kernels alone, every instruction set, against a copy; about three minutes, CSV to the screen
 	build/bench_kernels 1
