@@ -111,13 +111,61 @@ def test_errors_in_transforms():
         vmap(lambda x: cross_entropy(x, target, label_smoothing=1.5))(logits[None])
 
 
-def test_ignored_rows_in_transforms_may_hold_anything():
+@pytest.mark.parametrize(("convention", "smoothing"), [("torch", 0.0), ("torch", 0.1), ("fastai", 0.0)])
+def test_ignored_rows_in_transforms_may_hold_anything(convention, smoothing):
     logits, target = cases.batch((4, 5), torch.float64)
     target[1] = -100
-    clean = func_grad(lambda x: cross_entropy(x, target))(logits)
-    for junk in (torch.nan, torch.inf, -torch.inf):
-        logits[1] = junk
-        assert torch.equal(func_grad(lambda x: cross_entropy(x, target))(logits), clean)
+    for reduction in cases.REDUCTIONS:
+
+        def summed(x, reduction=reduction):
+            options = dict(convention=convention, label_smoothing=smoothing, reduction=reduction)
+            return cross_entropy(x, target, **options).sum()
+
+        logits[1] = 0
+        clean = func_grad(summed)(logits)
+        for junk in (torch.nan, torch.inf, -torch.inf):
+            logits[1] = junk
+            assert torch.equal(func_grad(summed)(logits), clean)
+
+
+@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("convention", ["torch", "fastai"])
+def test_all_rows_ignored(convention, smoothing, reduction):
+    """As outside transforms: 'mean' is NaN, but not its derivatives, which for fastai are those of the smoothing."""
+    logits, target = cases.batch((3, 4, 5), torch.float64, dim=2)
+    target[0] = -100  # vmap must tell the samples apart
+    tangent = cases.randn(4, 5, seed=9)
+
+    def summed(x, y):
+        return cross_entropy(x, y, convention=convention, label_smoothing=smoothing, reduction=reduction).sum()
+
+    leaf = logits.clone().requires_grad_()
+    losses = torch.stack([summed(x, y) for x, y in zip(leaf, target, strict=True)])
+    (expected,) = grad(losses.sum(), leaf)
+    assert expected.isfinite().all() and losses[0].isnan() == (reduction == "mean")
+    assert_close(func_grad(summed)(logits[0], target[0]), expected[0])
+    assert_close(vmap(func_grad(summed))(logits, target), expected)
+    loss, derivative = jvp(lambda x: summed(x, target[0]), (logits[0],), (tangent,))
+    assert_close(loss, losses[0].detach())
+    assert_close(derivative, (expected[0] * tangent).sum())
+
+
+def test_ignored_rows_with_a_masked_class():
+    """Class 0 has no prior and a logit of -inf: fastai's smoothing of an ignored row must not read it as a target."""
+    logits, _ = cases.batch((4, 5), torch.float64)
+    logits[:, 0] = -torch.inf
+    target = torch.tensor([1, -100, 2, -100])
+    prior = torch.tensor([0.0, 0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+
+    def loss(x):
+        return cross_entropy(x, target, prior=prior, convention="fastai")
+
+    leaf = logits.clone().requires_grad_()
+    expected = loss(leaf)
+    assert expected.isfinite()
+    assert_close(vmap(loss)(logits[None])[0], expected.detach())
+    assert_close(func_grad(loss)(logits), grad(expected, leaf)[0])
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

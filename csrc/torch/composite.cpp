@@ -1,4 +1,5 @@
-// See composite.h.
+// See composite.h. Masks are masked_fill, not where: it makes no tensor of its constant, which would be a plain one beside
+// subclasses.
 #include "composite.h"
 #include "routing.h"
 
@@ -10,11 +11,11 @@
 #include <ATen/ops/nll_loss_nd.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/GradMode.h>
 #include <torch/library.h>
+
+#include <cmath>
 
 namespace ls_loss::composite {
 namespace {
@@ -42,23 +43,28 @@ at::Tensor rows_of_output(const at::Tensor &grad_output, int64_t dim, int64_t ra
     return grad_output.dim() == 0 ? grad_output : rows(grad_output, dim, rank);
 }
 
+// fastai's convention leaves out the first part of an ignored row only.
+bool smooths_ignored(const Options &options) {
+    return options.convention == convention_fastai && options.label_smoothing != 0.0;
+}
+
 // Index targets with the class dimension as 1.
 struct Targets {
-    at::Tensor kept;  // bool: not ignored
-    at::Tensor index; // 0 where ignored
+    at::Tensor ignored; // bool
+    at::Tensor index;   // 0 where ignored
 };
 
 Targets read_targets(const Call &call, int64_t dim) {
     const auto target = rows(call.target.to(at::kLong), dim, call.input.dim());
-    const auto kept = target.ne(call.options.ignore_index);
-    return {kept, target * kept};
+    const auto ignored = target.eq(call.options.ignore_index);
+    return {ignored, target.masked_fill(ignored, 0)};
 }
 
 // w[y] of each row, 0 where ignored.
 at::Tensor target_weights(const Call &call, const Targets &targets, at::ScalarType dtype) {
-    if (!defined(call.weight)) return targets.kept.to(dtype);
+    if (!defined(call.weight)) return targets.ignored.logical_not().to(dtype);
     const auto weights = call.weight->to(dtype).gather(0, targets.index.flatten());
-    return at::where(targets.kept, weights.view_symint(targets.index.sym_sizes()), 0.0);
+    return weights.view_symint(targets.index.sym_sizes()).masked_fill(targets.ignored, 0.0);
 }
 
 // The distribution of probability targets once smoothed and weighted: s of each row.
@@ -89,7 +95,7 @@ at::Tensor smoothing_losses(const Call &call, const at::Tensor &log_p, int64_t d
     // Not mean(): its gradient is a tensor of quotients, that of sum() a view.
     if (!defined(call.prior)) return terms.sum(dim) * uniform(-1.0, terms.sym_size(dim));
     const auto prior = along(call.prior->to(dtype), dim, rank);
-    return -at::where(prior.eq(0), 0.0, terms * prior).sum(dim);
+    return -(terms * prior).masked_fill(prior.eq(0), 0.0).sum(dim);
 }
 
 // Native's function, for its errors alone: targets out of range, weights that require grad.
@@ -107,23 +113,25 @@ at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
     const auto targets = read_targets(call, dim);
     // What an ignored row holds must not reach its gradient, not even as 0 times NaN.
     const auto input = call.input.to(dtype);
-    const auto log_p = at::log_softmax(fastai ? input : at::where(targets.kept, input, 0), dim);
+    const auto log_p = at::log_softmax(smooths_ignored(options) ? input : input.masked_fill(targets.ignored, 0.0), dim);
 
     const auto target = call.target.to(at::kLong);
     require_targets(call, log_p.detach(), target, dim);
+    const auto ignored = targets.ignored.squeeze(dim);
     const auto weights = target_weights(call, targets, dtype).squeeze(dim);
-    const auto nll = -log_p.gather(dim, targets.index).squeeze(dim) * weights;
-    at::Tensor divisor;
-    if (options.reduction == at::Reduction::Mean) divisor = weights.sum();
+    const auto nll = (-log_p.gather(dim, targets.index).squeeze(dim)).masked_fill(ignored, 0.0) * weights;
     const auto reduced = [&](const at::Tensor &losses, bool every_row_counts) {
         if (options.reduction == at::Reduction::None) return losses.reshape_symint(target.sym_sizes());
         if (options.reduction == at::Reduction::Sum) return losses.sum();
-        return every_row_counts ? losses.mean() : losses.sum() / divisor;
+        if (every_row_counts) return losses.mean();
+        // The mean over no row is NaN, its derivative 0.
+        const auto no_row = ignored.all();
+        return (losses.sum() / weights.sum().masked_fill(no_row, 1.0)).masked_fill(no_row, NAN);
     };
     const double e = options.label_smoothing;
     if (e == 0.0) return reduced(nll, false);
     auto smoothing = smoothing_losses(call, log_p, dim);
-    if (!fastai) smoothing = at::where(targets.kept.squeeze(dim), smoothing, 0.0);
+    if (!fastai) smoothing = smoothing.masked_fill(ignored, 0.0);
     return reduced(nll, false) * (1.0 - e) + reduced(smoothing, fastai) * e;
 }
 
@@ -136,12 +144,12 @@ at::Tensor add_index_terms(at::Tensor &gradient, const Call &call, int64_t dim) 
     const auto targets = read_targets(call, dim);
     const auto weights = target_weights(call, targets, dtype);
     const auto divisor = mean ? weights.sum() : at::ones({}, weights.options());
-    const auto alpha = at::where(targets.kept, weights * (1.0 - e) / divisor, 0.0);
+    const auto alpha = (weights * (1.0 - e) / divisor).masked_fill(targets.ignored, 0.0);
     gradient = gradient.scatter_add(dim, targets.index, alpha);
     if (e == 0.0) return alpha;
 
     const auto every_row = at::full_like(alpha, e) / (mean ? at::Scalar(alpha.sym_numel()) : at::Scalar(1));
-    const auto beta = fastai ? every_row : at::where(targets.kept, e / divisor, 0.0);
+    const auto beta = fastai ? every_row : (e / divisor).masked_fill(targets.ignored, 0.0);
     const auto num_classes = gradient.sym_size(dim);
     auto s = defined(call.prior) ? call.prior->to(dtype)
                                  : at::full_symint({num_classes}, uniform(1.0, num_classes), gradient.options());
@@ -185,7 +193,7 @@ Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
     auto scaled_p = gradient;
     const auto scale = (has_probabilities(call) ? add_probability_terms : add_index_terms)(scaled_p, call, call.options.dim);
     // Rows of scale 0 have no second derivative, whatever p is.
-    const auto p = at::where(scale.eq(0), 1.0, scaled_p / scale);
+    const auto p = (scaled_p / scale).masked_fill(scale.eq(0), 1.0);
     return {p.clamp_min(0).log(), scale, gradient};
 }
 
