@@ -29,7 +29,7 @@ EXCLUDED = "isa_avx512"  # the templates are the same; its vocabulary is left to
 SUBSET = ["last_bits", "long_rows", "openmp"]  # of the Python tests, for what the test program does not find
 GLUE_TESTS = {
     "autograd.cpp": ["grad_ownership", "autograd", "routing", "special_values", "compile_basic"],
-    "composite.cpp": ["autograd", "routing", "transforms", "grad_ownership"],
+    "composite.cpp": ["autograd", "routing", "transforms", "grad_ownership", "ignored_rows"],
     "routing.cpp": ["routing", "transforms", "errors"],
     "cpu.cpp": ["routing", "forward", "errors", "registration"],
     "grad_buffer.cpp": ["grad_buffer"],

@@ -67,25 +67,24 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
         const at::ArrayRef<c10::IValue> options = context->saved_data["options"].toTupleRef().elements().asArrayRef();
         const auto dim = options[3].toInt();
 
-        if (at::GradMode::is_enabled()) {
-            const OptionalTensor weight = options[5].toBool() ? OptionalTensor(saved[3]) : OptionalTensor();
-            const OptionalTensor prior = options[6].toBool() ? OptionalTensor(saved.back()) : OptionalTensor();
-            auto rebuilt =
-                composite::rebuild({grad,
-                                    saved[2],
-                                    weight,
-                                    prior,
-                                    {options[0].toInt(), options[1].toSymInt(), options[2].toDouble(), dim, options[4].toInt()},
-                                    {}},
-                                   factor);
-            torch::autograd::impl::set_gradient_edge(rebuilt.logits, torch::autograd::get_current_node()->next_edge(0));
-            return {composite::gradient(rebuilt, grad_output, dim).to(grad.scalar_type()), at::Tensor()};
+        const bool differentiable = at::GradMode::is_enabled();
+        if (!differentiable && is_run_by_engine(context) && may_scale_in_place(grad, grad_output)) {
+            const at::AutoDispatchBelowADInplaceOrView below;
+            call_scale_(grad, grad_output, factor, dim); // returns at once if grad_output is 1
+            return {grad, at::Tensor()};
         }
-        if (!is_run_by_engine(context) || !may_scale_in_place(grad, grad_output))
-            return {composite::scaled(grad, grad_output, factor, dim), at::Tensor()};
-        const at::AutoDispatchBelowADInplaceOrView below;
-        call_scale_(grad, grad_output, factor, dim); // returns at once if grad_output is 1
-        return {grad, at::Tensor()};
+        const OptionalTensor weight = options[5].toBool() ? OptionalTensor(saved[3]) : OptionalTensor();
+        const OptionalTensor prior = options[6].toBool() ? OptionalTensor(saved.back()) : OptionalTensor();
+        const Call call{grad,
+                        saved[2],
+                        weight,
+                        prior,
+                        {options[0].toInt(), options[1].toSymInt(), options[2].toDouble(), dim, options[4].toInt()},
+                        {}};
+        if (!differentiable) return {composite::scaled(call, grad_output, factor), at::Tensor()};
+        auto rebuilt = composite::rebuild(call, factor);
+        torch::autograd::impl::set_gradient_edge(rebuilt.logits, torch::autograd::get_current_node()->next_edge(0));
+        return {composite::gradient(call, rebuilt, grad_output).to(grad.scalar_type()), at::Tensor()};
     }
 };
 

@@ -39,10 +39,6 @@ at::Tensor rows(const at::Tensor &values, int64_t dim, int64_t rank) {
     return (rank == 1 ? values.reshape({}) : values).unsqueeze(dim);
 }
 
-at::Tensor rows_of_output(const at::Tensor &grad_output, int64_t dim, int64_t rank) {
-    return grad_output.dim() == 0 ? grad_output : rows(grad_output, dim, rank);
-}
-
 // fastai's convention leaves out the first part of an ignored row only.
 bool smooths_ignored(const Options &options) {
     return options.convention == convention_fastai && options.label_smoothing != 0.0;
@@ -58,6 +54,15 @@ Targets read_targets(const Call &call, int64_t dim) {
     const auto target = rows(call.target.to(at::kLong), dim, call.input.dim());
     const auto ignored = target.eq(call.options.ignore_index);
     return {ignored, target.masked_fill(ignored, 0)};
+}
+
+// grad_output as a factor of the stored gradient. Where ignored rows count for nothing it is 0 for them: the loss of 0, or of NaN
+// for a mean over no row, that they have makes infinite and NaN derivatives of it likely, and 0 times those is NaN.
+at::Tensor outer_factor(const Call &call, const at::Tensor &grad_output) {
+    const auto dim = call.options.dim;
+    const auto outer = grad_output.dim() == 0 ? grad_output : rows(grad_output, dim, call.input.dim());
+    if (has_probabilities(call) || smooths_ignored(call.options)) return outer;
+    return outer.masked_fill(read_targets(call, dim).ignored, 0.0);
 }
 
 // w[y] of each row, 0 where ignored.
@@ -197,16 +202,15 @@ Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
     return {p.clamp_min(0).log(), scale, gradient};
 }
 
-at::Tensor gradient(const Rebuilt &rebuilt, const at::Tensor &grad_output, int64_t dim) {
-    const auto p = at::softmax(rebuilt.logits, dim);
-    const auto outer = rows_of_output(grad_output.to(p.scalar_type()), dim, p.dim());
-    return (rebuilt.gradient + rebuilt.scale * (p - p.detach())) * outer;
+at::Tensor gradient(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output) {
+    const auto p = at::softmax(rebuilt.logits, call.options.dim);
+    return (rebuilt.gradient + rebuilt.scale * (p - p.detach())) * outer_factor(call, grad_output.to(p.scalar_type()));
 }
 
-at::Tensor scaled(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim) {
+at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Tensor &factor) {
+    const auto &grad = call.input;
     const auto dtype = computation_dtype(grad.scalar_type());
-    const auto outer = rows_of_output(grad_output.to(dtype) * factor, dim, grad.dim());
-    return (grad.to(dtype) * outer).to(grad.scalar_type());
+    return (grad.to(dtype) * outer_factor(call, grad_output.to(dtype) * factor)).to(grad.scalar_type());
 }
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,

@@ -16,14 +16,15 @@ struct Rebuilt {
     at::Tensor gradient; // unscaled, in the dtype of the computation
 };
 
-// `call.input` stands for the logits by its shape and dtype alone: it is the stored gradient.
+// In these three `call.input` is the stored gradient; its shape and dtype are those of the logits. `call.options.dim` counts
+// from the front.
 Rebuilt rebuild(const Call &call, const at::Tensor &factor);
 
 // The gradient times grad_output, as a function of `rebuilt.logits` and of grad_output; its value is the kernel's.
-at::Tensor gradient(const Rebuilt &rebuilt, const at::Tensor &grad_output, int64_t dim);
+at::Tensor gradient(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output);
 
 // The stored gradient times grad_output in a new tensor, rounded once.
-at::Tensor scaled(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim);
+at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Tensor &factor);
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
                          std::optional<at::ScalarType> dtype);
