@@ -72,3 +72,7 @@ TORCH, FASTAI = 0, 1
 
 cross_entropy: _CrossEntropy = torch.ops.ls_loss.cross_entropy.default
 smooth_labels: _SmoothLabels = torch.ops.ls_loss.smooth_labels.default
+
+# The same by ATen's operators alone.
+aten_cross_entropy: _CrossEntropy = torch.ops.ls_loss._aten_cross_entropy.default
+aten_smooth_labels: _SmoothLabels = torch.ops.ls_loss._aten_smooth_labels.default

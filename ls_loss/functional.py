@@ -156,20 +156,19 @@ def _cross_entropy_unusual(
         raise TypeError(f"cross_entropy(): argument 'prior' must be Tensor, not {type(prior).__name__}")
     dim = index(dim)
     label_smoothing = _accepted(ignore_index, label_smoothing)
-    if prior is None and any(map(_dispatches_in_python, tensors)):
-        if not label_smoothing >= 0:
-            raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
-        if input.dim() > 1 and dim != 1:
-            target = target.movedim(dim, 1) if target.shape == input.shape else target
-            input = input.movedim(dim, 1)
-        return native_cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
-    return _library.cross_entropy(input, target, weight, number, ignore_index, label_smoothing, prior, dim, TORCH)
+    apart = _any_dispatches_in_python(input, target, weight, prior)
+    operator = _library.aten_cross_entropy if apart else _library.cross_entropy
+    return operator(input, target, weight, number, ignore_index, label_smoothing, prior, dim, TORCH)
 
 
-def _dispatches_in_python(tensor: Tensor) -> bool:
-    """Whether native must have it: a subclass with its own ``__torch_dispatch__`` need not know our operators."""
-    implementation = type(tensor).__torch_dispatch__
-    return implementation is not Tensor.__torch_dispatch__ and not isinstance(tensor, (FakeTensor, FunctionalTensor))
+def _any_dispatches_in_python(*arguments: object) -> bool:
+    """Whether ATen must compute: a subclass with its own ``__torch_dispatch__`` need not know our operators."""
+    return any(
+        isinstance(argument, Tensor)
+        and type(argument).__torch_dispatch__ is not Tensor.__torch_dispatch__
+        and not isinstance(argument, (FakeTensor, FunctionalTensor))
+        for argument in arguments
+    )
 
 
 def _accepted(ignore_index: int, label_smoothing: float) -> float:
@@ -194,6 +193,14 @@ def fastai_cross_entropy(
         number = REDUCTIONS[reduction]
     except (KeyError, TypeError):
         number = _reduction.get_enum(reduction)
+    plain = (
+        type(output) in _TENSORS
+        and type(target) in _TENSORS
+        and type(weight) in _OPTIONAL_TENSORS
+        and type(prior) in _OPTIONAL_TENSORS
+    )
+    if not plain and _any_dispatches_in_python(output, target, weight, prior):
+        return _library.aten_cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
     return _library.cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
 
 
@@ -239,4 +246,7 @@ def smooth_labels(
         return handle_torch_function(
             smooth_labels, (target, prior), target, num_classes, epsilon=epsilon, prior=prior, dtype=dtype
         )
+    plain = type(target) in _TENSORS and type(prior) in _OPTIONAL_TENSORS
+    if not plain and _any_dispatches_in_python(target, prior):
+        return _library.aten_smooth_labels(target, num_classes, epsilon, prior, dtype)
     return _library.smooth_labels(target, num_classes, epsilon, prior, dtype)

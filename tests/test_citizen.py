@@ -135,8 +135,19 @@ for function in (public, op.cross_entropy, lambda x, y, w: module(x, y)):
     wanted = F.cross_entropy(leaf, y, weight, label_smoothing=0.1)
     assert loss.device.type == gradient.device.type == "elsewhere"
     assert torch.equal(loss.inner, wanted.detach()) and torch.equal(gradient.inner, torch.autograd.grad(wanted, leaf)[0])
-fastais = ls_loss.LabelSmoothingCrossEntropy()(logits, target)
-torch.testing.assert_close(fastais.inner, ls_loss.LabelSmoothingCrossEntropy()(x, y))
+prior = cases.prior(5)
+for wrap in (Elsewhere, lambda tensor: tensor):
+    arguments = [wrap(tensor) for tensor in (x, y, weight, prior)]
+    results = [
+        ls_loss.cross_entropy(*arguments[:3], prior=arguments[3], label_smoothing=0.1),
+        ls_loss.LabelSmoothingCrossEntropy()(*arguments[:2]),
+        ls_loss.LabelSmoothingCrossEntropy(weight=arguments[2], prior=arguments[3], reduction="none")(*arguments[:2]),
+        ls_loss.smooth_labels(arguments[1], 5),
+        ls_loss.smooth_labels(arguments[1], 5, prior=arguments[3]),
+    ]
+    if wrap is Elsewhere:
+        there = [result.inner for result in results]
+torch.testing.assert_close(there, results)
 assert set(Elsewhere.seen) == {"aten"}, set(Elsewhere.seen)
 print("as native")
 """

@@ -106,6 +106,68 @@ def test_dispatch_subclasses_go_to_native():
         ls_loss.cross_entropy(Logged(LOGITS), TARGET, label_smoothing=-0.1)
 
 
+OF_ATEN = {
+    "function": lambda x, y, w, u: ls_loss.cross_entropy(x, y, w, label_smoothing=0.1),
+    "function, prior": lambda x, y, w, u: ls_loss.cross_entropy(x, y, w, label_smoothing=0.1, prior=u),
+    "module, prior": lambda x, y, w, u: ls_loss.CrossEntropyLoss(w, prior=u, label_smoothing=0.1, dim=-1)(x, y),
+    "fastai": lambda x, y, w, u: ls_loss.LabelSmoothingCrossEntropy(0.1, w, prior=u)(x, y),
+    "fastai, Flat": lambda x, y, w, u: ls_loss.LabelSmoothingCrossEntropyFlat(0.1, w, "sum", prior=u)(x, y),
+    "notebook": lambda x, y, w, u: ls_loss.LabelSmoothingLoss(0.1, "none", w, prior=u)(x, y),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference mode"])
+@pytest.mark.parametrize("name", OF_ATEN)
+def test_dispatch_subclasses_see_aten_alone(name, inference):
+    """Any of the tensors may be one, also the short ones, and for losses that native has not."""
+    function, arguments = OF_ATEN[name], (LOGITS, TARGET, WEIGHT, PRIOR)
+    with torch.inference_mode(inference):
+        expected = function(*arguments)
+        for wrapped in ({0}, {1}, {2}, {3}, {0, 1, 2, 3}):
+            if wrapped == {3} and name == "function":
+                continue  # takes none
+            given = [Logged(tensor) if i in wrapped else tensor for i, tensor in enumerate(arguments)]
+            loss = function(*given)
+            assert type(loss) is Logged
+            torch.testing.assert_close(loss.inner, expected)
+    if not inference:
+        leaf = Logged(LOGITS).requires_grad_()
+        (gradient,) = torch.autograd.grad(function(leaf, TARGET, WEIGHT, PRIOR).sum(), leaf)
+        plain = LOGITS.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(function(plain, TARGET, WEIGHT, PRIOR).sum(), plain)
+        torch.testing.assert_close(gradient.inner, wanted)
+
+
+@pytest.mark.parametrize("name", OF_ATEN)
+def test_dispatch_subclasses_under_autocast(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = OF_ATEN[name](Logged(LOGITS.bfloat16()), TARGET, WEIGHT, PRIOR)
+        expected = OF_ATEN[name](LOGITS.bfloat16(), TARGET, WEIGHT, PRIOR)
+    assert loss.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(loss.inner, expected)
+
+
+def test_dispatch_subclasses_are_refused_what_others_are():
+    """What only data can tell is told of those that have some."""
+    for function in list(OF_ATEN.values())[1:]:
+        with pytest.raises(ValueError, match="prior must have a sum of 1"):
+            function(Logged(LOGITS), TARGET, WEIGHT, 2 * PRIOR)
+        with pytest.raises(ValueError, match="prior must hold one probability for each of the 5 classes"):
+            function(Logged(LOGITS), TARGET, WEIGHT, Logged(PRIOR[:4]))
+    with pytest.raises(ValueError, match="prior must have a sum of 1"):
+        ls_loss.smooth_labels(Logged(TARGET), 5, prior=2 * PRIOR)
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference mode"])
+def test_smooth_labels_of_dispatch_subclasses(inference):
+    with torch.inference_mode(inference):
+        for target, prior in ((Logged(TARGET), None), (Logged(TARGET), PRIOR), (TARGET, Logged(PRIOR))):
+            smoothed = ls_loss.smooth_labels(target, 5, 0.2, prior, torch.bfloat16)
+            assert type(smoothed) is Logged
+            expected = ls_loss.smooth_labels(TARGET, 5, 0.2, None if prior is None else PRIOR, torch.bfloat16)
+            assert torch.equal(smoothed.inner, expected)
+
+
 def test_fake_tensors_keep_the_operator():
     """They have a __torch_dispatch__, too, but it is by them that a compiler sees which operators a program calls."""
     from torch._subclasses import FakeTensorMode

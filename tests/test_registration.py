@@ -85,6 +85,13 @@ def test_cross_entropy(name, requires_grad):
     check_op(OPS.cross_entropy.default, (logits.clone().requires_grad_(requires_grad), *rest))
 
 
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["", "requires grad"])
+@pytest.mark.parametrize("name", ["plain", "float16", "probabilities none", "prior", "fastai", "transposed none"])
+def test_aten_cross_entropy(name, requires_grad):
+    logits, *rest = SAMPLES[name]()
+    check_op(OPS._aten_cross_entropy.default, (logits.clone().requires_grad_(requires_grad), *rest))
+
+
 @pytest.mark.parametrize("name", ["plain", "float16", "probabilities none", "transposed none", "fastai", "no rows"])
 @pytest.mark.parametrize("loss_dtype", [None, torch.float32])
 @pytest.mark.parametrize("op", [OPS._loss.default, OPS._loss_grad.default], ids=["_loss", "_loss_grad"])
@@ -106,9 +113,10 @@ def test_scale(shape, dtype):
 def test_smooth_labels(requires_grad):
     prior = cases.prior(5).requires_grad_(requires_grad)
     target = cases.integers(5, 2, 3)
-    check_op(OPS.smooth_labels.default, (target, 5, 0.1, None, None))
-    check_op(OPS.smooth_labels.default, (target.t().to(torch.uint8), 5, 0.1, prior, torch.bfloat16))
-    check_op(OPS.smooth_labels.default, (target[0, 0], 5, 1.0, prior, torch.float64))
+    for op in (OPS.smooth_labels.default, OPS._aten_smooth_labels.default):
+        check_op(op, (target, 5, 0.1, None, None))
+        check_op(op, (target.t().to(torch.uint8), 5, 0.1, prior, torch.bfloat16))
+        check_op(op, (target[0, 0], 5, 1.0, prior, torch.float64))
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -10,7 +10,8 @@
 namespace ls_loss {
 namespace {
 
-at::Tensor cross_entropy_autocast(const Call &call) {
+template <auto function, auto route>
+at::Tensor under_autocast(const Call &call) {
     const auto device = call.input.device().type();
     const auto cast = [&](const auto &tensor) { return at::autocast::cached_cast(at::kFloat, tensor, device); };
     const auto dtype = call.input.scalar_type();
@@ -20,19 +21,23 @@ at::Tensor cross_entropy_autocast(const Call &call) {
     const auto weight = cast(call.weight), prior = cast(call.prior);
     const Call widened_call{input, target, weight, prior, call.options, widened ? std::optional(at::kFloat) : std::nullopt};
     // Native has its own autocast.
-    if (route(widened_call) == Route::native) return cross_entropy(call);
+    if (route(widened_call) == Route::native) return function(call);
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-    return cross_entropy(widened_call);
+    return function(widened_call);
 }
 
 // vmap gets here before autocast does.
-at::Tensor cross_entropy_vmap(const Call &call) {
+template <auto function, auto route>
+at::Tensor under_vmap(const Call &call) {
     const auto device = call.input.device().type();
     const bool autocast = at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
-    return autocast ? cross_entropy_autocast(call) : cross_entropy(call);
+    return autocast ? under_autocast<function, route>(call) : function(call);
 }
 
-void implement(torch::Library &m) { m.impl("cross_entropy", from_arguments<cross_entropy_autocast>); }
+void implement(torch::Library &m) {
+    m.impl("cross_entropy", from_arguments<under_autocast<cross_entropy, route>>);
+    m.impl("_aten_cross_entropy", from_arguments<under_autocast<aten_cross_entropy, route_without_kernel>>);
+}
 
 } // namespace
 } // namespace ls_loss
@@ -44,5 +49,7 @@ TORCH_LIBRARY_IMPL(ls_loss, AutocastMPS, m) { ls_loss::implement(m); }
 TORCH_LIBRARY_IMPL(ls_loss, AutocastPrivateUse1, m) { ls_loss::implement(m); }
 
 TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) {
-    m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy_vmap>);
+    using namespace ls_loss;
+    m.impl("cross_entropy", from_arguments<under_vmap<cross_entropy, route>>);
+    m.impl("_aten_cross_entropy", from_arguments<under_vmap<aten_cross_entropy, route_without_kernel>>);
 }

@@ -88,11 +88,8 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     }
 };
 
-} // namespace
-
-at::Tensor cross_entropy(const Call &call) {
-    check_options(call);
-    switch (route(call)) {
+at::Tensor take(Route route, const Call &call) {
+    switch (route) {
     case Route::native:
         return hand_over(call);
     case Route::composite:
@@ -106,6 +103,18 @@ at::Tensor cross_entropy(const Call &call) {
     return call_loss(call);
 }
 
+} // namespace
+
+at::Tensor cross_entropy(const Call &call) {
+    check_options(call);
+    return take(route(call), call);
+}
+
+at::Tensor aten_cross_entropy(const Call &call) {
+    check_options(call);
+    return take(route_without_kernel(call), call);
+}
+
 } // namespace ls_loss
 
 // One function for every key: without autograd keys, as for inference tensors, nothing requires grad; and under vmap, which
@@ -115,3 +124,10 @@ TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) { m.impl("cross_entropy", ls_loss::from
 TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) {
     m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>);
 }
+
+TORCH_LIBRARY_IMPL(ls_loss, CompositeImplicitAutograd, m) {
+    m.impl("_aten_cross_entropy", ls_loss::from_arguments<ls_loss::aten_cross_entropy>);
+}
+
+// In inference mode there are no autograd keys, and this one is the first.
+TORCH_LIBRARY_IMPL(ls_loss, Python, m) { m.impl("_aten_cross_entropy", ls_loss::from_arguments<ls_loss::aten_cross_entropy>); }

@@ -1,4 +1,4 @@
-// The differentiable loss, for the kernels of keys that come before Autograd.
+// The differentiable losses, for the kernels of keys that come before Autograd.
 #pragma once
 
 #include "call.h"
@@ -6,5 +6,8 @@
 namespace ls_loss {
 
 at::Tensor cross_entropy(const Call &call);
+
+// The same by ATen's operators alone: for tensors that have their own dispatch and need know no others.
+at::Tensor aten_cross_entropy(const Call &call);
 
 } // namespace ls_loss

@@ -1,6 +1,7 @@
 // See composite.h. Masks are masked_fill, not where: it makes no tensor of its constant, which would be a plain one beside
 // subclasses.
 #include "composite.h"
+#include "cpu.h"
 #include "routing.h"
 
 #include <ATen/TensorOperators.h>
@@ -216,10 +217,11 @@ at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Ten
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
                          std::optional<at::ScalarType> dtype) {
     check_smooth_labels(target, num_classes, epsilon, prior, dtype);
+    require_distribution(prior);
     const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
-    const auto options = target.options().dtype(at::kDouble); // rounded once, as by the kernel
+    const at::TensorOptions options = at::kDouble; // rounded once, as by the kernel; of the target's device
     const auto s = defined(prior) ? prior->detach().to(at::kDouble) * epsilon
-                                  : at::full_symint({num_classes}, uniform(epsilon, num_classes), options);
+                                  : target.new_full_symint({num_classes}, uniform(epsilon, num_classes), options);
     c10::SymDimVector sizes(target.sym_sizes());
     sizes.push_back(num_classes);
     const auto index = target.to(at::kLong).unsqueeze(-1);
@@ -234,4 +236,11 @@ TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) {
 
 TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) { m.impl("smooth_labels", ls_loss::composite::smooth_labels); }
 
-TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) { m.impl("smooth_labels", ls_loss::composite::smooth_labels); }
+TORCH_LIBRARY_IMPL(ls_loss, CompositeImplicitAutograd, m) { m.impl("_aten_smooth_labels", ls_loss::composite::smooth_labels); }
+
+TORCH_LIBRARY_IMPL(ls_loss, Python, m) { m.impl("_aten_smooth_labels", ls_loss::composite::smooth_labels); }
+
+TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) {
+    m.impl("smooth_labels", ls_loss::composite::smooth_labels);
+    m.impl("_aten_smooth_labels", ls_loss::composite::smooth_labels);
+}

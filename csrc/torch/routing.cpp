@@ -118,15 +118,18 @@ bool served_by_kernel(const Call &call) {
     return well_formed(call) && (!has_probabilities(call) || call.target.scalar_type() == dtype);
 }
 
+Route route_without_kernel(const Call &call) {
+    return call.options.convention == convention_torch && !defined(call.prior) ? Route::native : Route::composite;
+}
+
 Route route(const Call &call) {
-    const auto otherwise =
-        call.options.convention == convention_torch && !defined(call.prior) ? Route::native : Route::composite;
-    if (!served_by_kernel(call)) return otherwise;
+    if (!served_by_kernel(call)) return route_without_kernel(call);
     if (in_functorch_transform() || has_tangent(call.input) || has_tangent(call.target) || has_tangent(call.weight) ||
         has_tangent(call.prior))
         return Route::composite;
     // The kernel's gradient is that of the logits.
-    if (c10::GradMode::is_enabled() && (call.target.requires_grad() || requires_grad(call.weight))) return otherwise;
+    if (c10::GradMode::is_enabled() && (call.target.requires_grad() || requires_grad(call.weight)))
+        return route_without_kernel(call);
     return Route::kernel;
 }
 

@@ -28,6 +28,9 @@ bool served_by_kernel(const Call &call);
 
 Route route(const Call &call);
 
+// Native or the composite.
+Route route_without_kernel(const Call &call);
+
 // Raises for arguments that smooth_labels does not take; what only data can tell is left to who computes.
 void check_smooth_labels(const at::Tensor &target, const c10::SymInt &num_classes, double epsilon, const OptionalTensor &prior,
                          std::optional<at::ScalarType> dtype);

@@ -10,6 +10,7 @@ namespace {
 
 const std::string call_arguments = "Tensor input, Tensor target, Tensor? weight, int reduction, SymInt ignore_index, "
                                    "float label_smoothing, Tensor? prior, int dim, int convention";
+const std::string labels_arguments = "Tensor target, SymInt num_classes, float epsilon, Tensor? prior, ScalarType? dtype";
 
 } // namespace
 
@@ -17,10 +18,12 @@ const std::string call_arguments = "Tensor input, Tensor target, Tensor? weight,
 TORCH_LIBRARY(ls_loss, m) {
     const auto define = [&](const std::string &schema) { m.def(schema.c_str(), {at::Tag::pt2_compliant_tag}); };
     define("cross_entropy(" + call_arguments + ") -> Tensor");
+    define("_aten_cross_entropy(" + call_arguments + ") -> Tensor");
     define("_loss(" + call_arguments + ", ScalarType? loss_dtype) -> Tensor");
     define("_loss_grad(" + call_arguments + ", ScalarType? loss_dtype) -> (Tensor loss, Tensor grad_input, Tensor factor)");
     define("scale_(Tensor(a!) grad, Tensor grad_output, Tensor factor, int dim) -> ()");
-    define("smooth_labels(Tensor target, SymInt num_classes, float epsilon, Tensor? prior, ScalarType? dtype) -> Tensor");
+    define("smooth_labels(" + labels_arguments + ") -> Tensor");
+    define("_aten_smooth_labels(" + labels_arguments + ") -> Tensor");
 }
 
 namespace ls_loss {
