@@ -100,7 +100,7 @@ $(TOOLS): requirements-dev.txt requirements-dev.lock
 	@test -x $(VENV)/bin/python || { echo "== creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "== installing the pinned tools into $(VENV): torch and about 80 small packages, some minutes on a slow network"
 	$(LOCKED) -r requirements-dev.lock | sed -u '/^Requirement already/d'
-	$(INSTALL) $$(grep '^torch==' requirements-dev.txt) | sed -u '/^Requirement already/d'
+	$(INSTALL) --no-warn-conflicts $$(grep '^torch==' requirements-dev.txt) | sed -u '/^Requirement already/d'
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.lock $(TOOLS)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ import ls_loss
 
 from . import results
 from .batches import Batch
-from .providers import COPY, SMOOTHING, compiled
+from .providers import COPY, FUNCTIONS, NATIVE, OURS, SMOOTHING, compiled
 from .run import check_openmp
 from .timing import copy_of, interleave, sampler
 
@@ -28,7 +27,6 @@ LARGE, MIDDLE, TINY = (32768, 1000), (256, 1000), (32, 10)
 GROWTH = (2**22, 2**26, 2**30)  # elements, in rows of 32768 classes
 
 Steps = dict[tuple[str, str], Callable[[], object]]  # by provider and mode
-OURS, NATIVE = "ls_loss", "native"
 
 
 def backward(loss: Callable[..., Tensor], logits: Tensor, *inputs: Tensor, outer: Tensor | None = None, **options):
@@ -81,7 +79,7 @@ def probability_steps(batch: Batch) -> Steps:
     return {
         (COPY, "logits and probabilities"): lambda: [copy() for copy in copies],
         (OURS, "probability targets"): backward(ls_loss.cross_entropy, logits, soft),
-        (NATIVE, "probability targets"): backward(F.cross_entropy, logits, soft),
+        (NATIVE, "probability targets"): backward(FUNCTIONS[NATIVE], logits, soft),
     }
 
 
@@ -94,8 +92,7 @@ def per_sample(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> C
 
 def pair(name: str, make: Callable[..., Callable[[], object]], logits: Tensor, target: Tensor) -> Steps:
     """Native's step and ours."""
-    losses = {NATIVE: F.cross_entropy, OURS: ls_loss.cross_entropy}
-    return {(provider, name): make(loss, logits, target) for provider, loss in losses.items()}
+    return {(provider, name): make(loss, logits, target) for provider, loss in FUNCTIONS.items()}
 
 
 def compiled_steps(batch: Batch) -> Steps:
@@ -138,7 +135,7 @@ def ddp_steps(batch: Batch) -> Steps:
 
         return run
 
-    return {(NATIVE, "DDP step"): step(F.cross_entropy), (OURS, "DDP step"): step(ls_loss.cross_entropy)}
+    return {(provider, "DDP step"): step(loss) for provider, loss in FUNCTIONS.items()}
 
 
 def growth_steps(batch: Batch) -> Steps:

@@ -28,6 +28,11 @@ def native(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target, label_smoothing=SMOOTHING)
 
 
+# The two functions with all their options, for what is not the plain mean.
+OURS, NATIVE = "ls_loss", "native"
+FUNCTIONS = {NATIVE: F.cross_entropy, OURS: ls_loss.cross_entropy}
+
+
 def compiled(loss: Loss) -> Loss:
     """Compiles for one shape, one dtype and the threads set now. Call `torch._dynamo.reset()` before: past its limit of
     recompilations dynamo raises for a full graph."""
