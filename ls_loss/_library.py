@@ -54,7 +54,8 @@ def _load() -> None:
         raise ImportError(mismatch)
     if find_spec("ls_loss._C") is None:
         raise ImportError(
-            "ls_loss is not built: run `make`, or `pip install --no-build-isolation -e .`, in its source."
+            "ls_loss is not built in this folder: leave it if you have installed the package, or run `make build` in it, or "
+            "`pip install --no-build-isolation -e .`."
         )
     try:
         import ls_loss._C  # noqa: F401
