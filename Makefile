@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs build ops-library clean distclean sdist wheel reproducible lock sbom
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,9 @@ docs: $(BUILT) $(VENV)/.docs build/mathjax/tex-svg.js ## the documentation as a 
 
 check-docs: docs ## opens every page in a headless Chromium: errors, links, formulas, pictures; screenshots in build/docs-screenshots
 	python tools/check_docs.py
+
+support: $(TRAINERS) $(BUILT) ## tries every feature with ls_loss and with native, and writes docs/support.md; a quarter of an hour
+	python tools/support_table.py
 
 build: $(BUILT) ## set up .venv and build the extension in place
 

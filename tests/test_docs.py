@@ -114,6 +114,18 @@ def test_the_whole_interface_is_in_the_reference():
     assert sorted(documented) == sorted(ls_loss.__all__)
 
 
+def test_support_page_has_every_probe():
+    """If not: make support, or tools/support_table.py --only of what is new."""
+    sys.path.append(str(ROOT / "tools"))
+    import support_table
+
+    page = (DOCS / "support.md").read_text(encoding="utf-8")
+    lines = [line.strip("|").split(" | ") for line in page.splitlines() if line.count(" | ") == 3 and line[2] != "|"]
+    shown = [(feature.strip(), sentence.strip()) for feature, _, _, sentence in lines]
+    features = [(name, said) for each in support_table.FEATURES.values() for name, (_, said) in each.items()]
+    assert shown == features
+
+
 def png_texts(data):
     """The text chunks of a PNG."""
     position, found = 8, {}
