@@ -71,27 +71,40 @@ static LS_TARGET void X(shrink_block)(const X(tile) * tile, const X(work) * work
     work->scale[i] = (V(real))(scale / SMALLER_EXPS);
 }
 
+/* What the exps of classes [begin, end), all of one version of the frames, are multiplied by. */
+LS_INLINE void X(set_scales)(const X(tile) * tile, const X(work) * work, int32_t version, int32_t final, int64_t begin,
+                             int64_t end) {
+    const double *scales = work->exp_scale;
+    if (version != final) {
+        const V(real) *shift = X(shifts)(work, version), *magic = X(magics)(work, version);
+        const V(real) *final_shift = X(shifts)(work, final), *final_magic = X(magics)(work, final);
+        for (int64_t i = 0; i < tile->positions; i++)
+            work->sum_all[i] =
+                scales[i] * frame_ratio((double)shift[i], (double)-magic[i], (double)final_shift[i], (double)-final_magic[i]);
+        scales = work->sum_all;
+    }
+    int some_are_small = 0;
+    for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
+        const V(vec) scale = V(narrow)(scales + i), size = V(max_keep)(scale, V(sub)(V(splat)(0), scale));
+        V(store)(work->scale + i, scale);
+        some_are_small |= V(any)(V(both)(V(less)(size, V(splat)((V(real))SMALL_SCALE)), V(lanes_below)(tile->positions - i)));
+    }
+    if (!some_are_small || sizeof(V(real)) == sizeof(double)) return;
+    for (int64_t i = 0; i < tile->positions; i++)
+        if (fabs(scales[i]) < SMALL_SCALE && scales[i] != 0) X(shrink_block)(tile, work, begin, end, i, scales[i]);
+}
+
 /* From exps to gradients, class by class. */
 LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t final,
                                 ls_smoothing smoothing) {
     const int64_t num_classes = plan->problem->num_classes;
-    const V(real) *final_shift = X(shifts)(work, final), *final_magic = X(magics)(work, final);
     int32_t version = -1;
     for (int64_t c = 0; c < num_classes; c++) {
         if (work->version[c / LS_PLANE_BLOCK] != version) {
             version = work->version[c / LS_PLANE_BLOCK];
-            const V(real) *shift = X(shifts)(work, version), *magic = X(magics)(work, version);
             int64_t end = c;
             while (end < num_classes && work->version[end / LS_PLANE_BLOCK] == version) end += LS_PLANE_BLOCK;
-            if (end > num_classes) end = num_classes;
-            for (int64_t i = 0; i < tile->positions; i++) {
-                double scale = work->exp_scale[i];
-                if (version != final)
-                    scale *= frame_ratio((double)shift[i], (double)-magic[i], (double)final_shift[i], (double)-final_magic[i]);
-                work->scale[i] = (V(real))scale;
-                if (fabs(scale) < SMALL_SCALE && scale != 0 && sizeof(V(real)) == sizeof(float))
-                    X(shrink_block)(tile, work, c, end, i, scale);
-            }
+            X(set_scales)(tile, work, version, final, c, end < num_classes ? end : num_classes);
         }
         V(vec) s = V(splat)(1), q_scale = V(splat)(0);
         if (smoothing == LS_VECTOR) s = V(splat)(((const V(real) *)plan->s)[c]);

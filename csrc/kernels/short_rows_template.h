@@ -4,15 +4,22 @@
 
 #define T(name) LS_JOIN(name, LS_JOIN(from, REAL))
 
+/* The last tile of a row begins so much earlier that it is whole, if the row is that long: masks are slow. */
+LS_INLINE int64_t X(tile_begin)(int64_t c, int64_t num_classes) {
+    return c + V(tile) > num_classes && num_classes >= V(tile) ? num_classes - V(tile) : c;
+}
+
 /* Class c of `count` rows to packed[c * LS_PACK + row]. */
 LS_INLINE void X(pack)(const S(elem) * x, int64_t row_stride, int64_t count, int64_t num_classes, V(real) * packed,
                        V(real) * flat) {
 #ifdef PACK_CONVERTS
     const V(real) *from = flat;
     const int64_t stride = num_classes;
-    for (int64_t row = 0; row < count; row++)
-        for (int64_t c = 0; c < num_classes; c += V(lanes))
-            V(store_n)(flat + row * num_classes + c, X(load_some)(x + row * row_stride + c, num_classes - c), num_classes - c);
+    const int adjacent = row_stride == num_classes; /* as one long row */
+    const int64_t rows = adjacent ? 1 : count, length = adjacent ? count * num_classes : num_classes;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < length; i += V(lanes))
+            V(store_n)(flat + row * num_classes + i, X(load_some)(x + row * row_stride + i, length - i), length - i);
 #else
     const V(real) *from = x;
     const int64_t stride = row_stride;
@@ -21,7 +28,8 @@ LS_INLINE void X(pack)(const S(elem) * x, int64_t row_stride, int64_t count, int
     int64_t row = 0;
 #ifdef PACK_TILES
     for (; row + V(lanes) <= count; row += V(lanes)) {
-        for (int64_t c = 0; c < num_classes; c += V(tile)) {
+        for (int64_t next = 0; next < num_classes; next += V(tile)) {
+            const int64_t c = X(tile_begin)(next, num_classes);
             V(vec) v[V(tile)];
             V(load_tile)(from + row * stride + c, stride, num_classes - c, v);
             for (int j = 0; j < V(tile) && c + j < num_classes; j++) V(store)(packed + (c + j) * LS_PACK + row, v[j]);
@@ -42,7 +50,8 @@ LS_INLINE void X(unpack)(S(elem) * x, int64_t count, int64_t num_classes, const 
     int64_t row = 0;
 #ifdef PACK_TILES
     for (; row + V(lanes) <= count; row += V(lanes)) {
-        for (int64_t c = 0; c < num_classes; c += V(tile)) {
+        for (int64_t next = 0; next < num_classes; next += V(tile)) {
+            const int64_t c = X(tile_begin)(next, num_classes);
             V(vec) v[V(tile)];
             for (int j = 0; j < V(tile); j++) v[j] = V(load)(packed + (c + j < num_classes ? c + j : c) * LS_PACK + row);
             V(store_tile)(to + row * num_classes + c, num_classes, num_classes - c, v);
@@ -57,6 +66,18 @@ LS_INLINE void X(unpack)(S(elem) * x, int64_t count, int64_t num_classes, const 
         S(store_n)(x + i, V(load_n)(flat + i, left), left);
     }
 #endif
+}
+
+/* Asks for the next group's logits, where rows are adjacent, and for the place of this group's gradient: between groups the
+ * hardware forgets what it was reading ahead. */
+LS_INLINE void X(read_ahead)(const ls_problem *problem, int64_t row, int64_t end) {
+    const int64_t num_classes = problem->num_classes, line = 64 / (int64_t)sizeof(S(elem));
+    const int64_t next = row + LS_PACK < end ? row + LS_PACK : end, after = next + LS_PACK < end ? next + LS_PACK : end;
+    const S(elem) *logits = (const S(elem) *)problem->logits, *grad = (const S(elem) *)problem->grad_logits;
+    if (problem->logits_stride[0] == num_classes)
+        for (int64_t i = next * num_classes; i < after * num_classes; i += line) __builtin_prefetch(logits + i);
+    if (grad)
+        for (int64_t i = row * num_classes; i < next * num_classes; i += line) __builtin_prefetch(grad + i, 1);
 }
 
 /* Scratch: that of ls_tile_bytes(LS_PACK, ...), then packed logits, probabilities and exps, then rows of the
@@ -77,6 +98,7 @@ static LS_TARGET void X(short_rows)(const ls_plan *plan, int64_t begin, int64_t 
             tile.q = packed_q;
             tile.q_stride = LS_PACK;
         }
+        X(read_ahead)(problem, row, end);
         if (problem->grad_logits) {
             tile.exps = tile.grad = packed_exps;
             tile.exps_stride = tile.grad_stride = LS_PACK;

@@ -100,7 +100,7 @@ static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
         copy_targets(problem, copy, first, last);
         for (int64_t row = first; row < last; row++) {
             const int64_t counts = copy[row] != ignore_index;
-            bad |= counts & ((copy[row] < 0) | (copy[row] >= num_classes));
+            bad |= counts & ((uint64_t)copy[row] >= (uint64_t)num_classes); /* as unsigned, negative ones are large */
             result.counted += counts;
         }
         for (int64_t row = first; bad && row < last; row++) {
@@ -109,7 +109,9 @@ static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
             result.bad_target = copy[row];
             break;
         }
-        for (int64_t row = first; !bad && row < last; row++) copy[row] = copy[row] == ignore_index ? -1 : copy[row];
+        const int some_are_ignored = result.counted < last - first;
+        for (int64_t row = first; !bad && some_are_ignored && row < last; row++)
+            copy[row] = copy[row] == ignore_index ? -1 : copy[row];
         for (int64_t row = first; !bad && pass->weight && row < last; row++)
             if (copy[row] >= 0) add_exactly(&result.weight_sum, &result.weight_lost, pass->weight[copy[row]]);
         pass->results[piece] = result;

@@ -102,7 +102,7 @@ LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const 
         const int64_t c = classes->c + k;
         const V(mask) hit = V(is_index)(work->target + i, c);
         const S(elem) *from = tile->x + c * tile->x_stride + i;
-        V(real) *to = tile->exps + c * tile->exps_stride + i;
+        V(real) *to = keep ? tile->exps + c * tile->exps_stride + i : NULL;
         if (whole) { /* the hardware does not look as far ahead as the next group, whose lines are elsewhere */
             __builtin_prefetch(from + PLANE_GROUP * tile->x_stride);
             if (keep) __builtin_prefetch(to + PLANE_GROUP * tile->exps_stride, 1);

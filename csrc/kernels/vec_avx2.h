@@ -10,7 +10,7 @@
 #define LS_TARGET __attribute__((target("avx2,fma,f16c")))
 #define LS_INLINE static inline __attribute__((always_inline)) LS_TARGET
 
-enum { lanes_f32 = 8, unroll_f32 = 2, tile_f32 = 8, lanes_f64 = 4, unroll_f64 = 2, tile_f64 = 1 };
+enum { lanes_f32 = 8, unroll_f32 = 2, tile_f32 = 4, lanes_f64 = 4, unroll_f64 = 2, tile_f64 = 1 };
 typedef __m256 vec_f32;
 typedef __m256 mask_f32;
 
@@ -114,35 +114,35 @@ LS_INLINE void store_n_f16(elem_f16 *p, vec_f32 v, int64_t n) {
     memcpy(p, buffer, bytes_of_16(n));
 }
 
-/* v[i] holds row i's lanes; afterwards v[j] holds lane j of every row. */
-LS_INLINE void transpose_f32(vec_f32 v[8]) {
-    __m256 pair[8], quad[8];
-    for (int i = 0; i < 8; i += 2) {
-        pair[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
-        pair[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        for (int h = 0; h < 2; h++) {
-            quad[i + 2 * h] = _mm256_shuffle_ps(pair[i + h], pair[i + h + 2], 0x44);
-            quad[i + 2 * h + 1] = _mm256_shuffle_ps(pair[i + h], pair[i + h + 2], 0xee);
-        }
-    }
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
-        v[i + 4] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
-    }
+/* Half h of v[k] holds four columns of row 4 h + k; afterwards v[j] holds column j of all 8 rows, and the other way round. */
+LS_INLINE void transpose_f32(vec_f32 v[4]) {
+    const __m256 a = _mm256_unpacklo_ps(v[0], v[1]), b = _mm256_unpackhi_ps(v[0], v[1]);
+    const __m256 c = _mm256_unpacklo_ps(v[2], v[3]), d = _mm256_unpackhi_ps(v[2], v[3]);
+    v[0] = _mm256_shuffle_ps(a, c, 0x44);
+    v[1] = _mm256_shuffle_ps(a, c, 0xee);
+    v[2] = _mm256_shuffle_ps(b, d, 0x44);
+    v[3] = _mm256_shuffle_ps(b, d, 0xee);
 }
-LS_INLINE void load_tile_f32(const float *p, int64_t stride, int64_t n, vec_f32 v[8]) {
-    for (int i = 0; i < 8; i++) v[i] = n < 8 ? load_n_f32(p + i * stride, n) : load_f32(p + i * stride);
+LS_INLINE __m128i quarter_below_f32(int64_t n) { return _mm_cmpgt_epi32(_mm_set1_epi32((int)n), _mm_setr_epi32(0, 1, 2, 3)); }
+LS_INLINE __m128 load_quarter_f32(const float *p, int64_t n) {
+    return n < 4 ? _mm_maskload_ps(p, quarter_below_f32(n)) : _mm_loadu_ps(p);
+}
+LS_INLINE void store_quarter_f32(float *p, __m128 v, int64_t n) {
+    if (n < 4)
+        _mm_maskstore_ps(p, quarter_below_f32(n), v);
+    else
+        _mm_storeu_ps(p, v);
+}
+LS_INLINE void load_tile_f32(const float *p, int64_t stride, int64_t n, vec_f32 v[4]) {
+    for (int k = 0; k < 4; k++, p += stride)
+        v[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(load_quarter_f32(p, n)), load_quarter_f32(p + 4 * stride, n), 1);
     transpose_f32(v);
 }
-LS_INLINE void store_tile_f32(float *p, int64_t stride, int64_t n, vec_f32 v[8]) {
+LS_INLINE void store_tile_f32(float *p, int64_t stride, int64_t n, vec_f32 v[4]) {
     transpose_f32(v);
-    for (int i = 0; i < 8; i++) {
-        if (n < 8)
-            store_n_f32(p + i * stride, v[i], n);
-        else
-            store_f32(p + i * stride, v[i]);
+    for (int k = 0; k < 4; k++, p += stride) {
+        store_quarter_f32(p, _mm256_castps256_ps128(v[k]), n);
+        store_quarter_f32(p + 4 * stride, _mm256_extractf128_ps(v[k], 1), n);
     }
 }
 
@@ -193,6 +193,11 @@ LS_INLINE void store_n_f64(double *p, vec_f64 v, int64_t n) {
 }
 LS_INLINE vec_f64 widen_f32(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
+LS_INLINE vec_f32 narrow_f32(const double *p) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(_mm256_loadu_pd(p))),
+                                _mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), 1);
+}
+LS_INLINE vec_f64 narrow_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const __m256i root_half = _mm256_set1_epi64x(0x3fe6a09e667f3bcd), one = _mm256_set1_epi64x(0x3ff0000000000000);
     __m256i bits = _mm256_castpd_si256(u);

@@ -9,7 +9,7 @@
 #define LS_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define LS_INLINE static inline __attribute__((always_inline)) LS_TARGET
 
-enum { lanes_f32 = 16, unroll_f32 = 4, tile_f32 = 8, lanes_f64 = 8, unroll_f64 = 4, tile_f64 = 1 };
+enum { lanes_f32 = 16, unroll_f32 = 4, tile_f32 = 4, lanes_f64 = 8, unroll_f64 = 4, tile_f64 = 1 };
 typedef __m512 vec_f32;
 typedef __mmask16 mask_f32;
 typedef __m512d vec_f64;
@@ -76,43 +76,43 @@ LS_INLINE void store_n_f16(elem_f16 *p, vec_f32 v, int64_t n) {
     _mm256_mask_storeu_epi16(p, lanes_below_f32(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-/* v[i] holds lanes of row i below those of row i + 8; afterwards v[j] holds lane j of all 16 rows. Pairs and quads are
- * exchanged within 128 bits as on AVX2, then the quarters: of rows 0-3 and 4-7, each with 8-11 and 12-15 above. */
-LS_INLINE void transpose_f32(vec_f32 v[8]) {
-    __m512 pair[8], quad[8];
-    for (int i = 0; i < 8; i += 2) {
-        pair[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-        pair[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+/* Quarter q of v[k] holds four columns of row 4 q + k; afterwards v[j] holds column j of all 16 rows, and the other way round. */
+LS_INLINE void transpose_f32(vec_f32 v[4]) {
+    const __m512 a = _mm512_unpacklo_ps(v[0], v[1]), b = _mm512_unpackhi_ps(v[0], v[1]);
+    const __m512 c = _mm512_unpacklo_ps(v[2], v[3]), d = _mm512_unpackhi_ps(v[2], v[3]);
+    v[0] = _mm512_shuffle_ps(a, c, 0x44);
+    v[1] = _mm512_shuffle_ps(a, c, 0xee);
+    v[2] = _mm512_shuffle_ps(b, d, 0x44);
+    v[3] = _mm512_shuffle_ps(b, d, 0xee);
+}
+LS_INLINE __m128 load_quarter_f32(const float *p, int64_t n) {
+    return n < 4 ? _mm_maskz_loadu_ps((__mmask8)lanes_below_f32(n), p) : _mm_loadu_ps(p);
+}
+LS_INLINE void store_quarter_f32(float *p, __m128 v, int64_t n) {
+    if (n < 4)
+        _mm_mask_storeu_ps(p, (__mmask8)lanes_below_f32(n), v);
+    else
+        _mm_storeu_ps(p, v);
+}
+LS_INLINE void load_tile_f32(const float *p, int64_t stride, int64_t n, vec_f32 v[4]) {
+    for (int k = 0; k < 4; k++, p += stride) {
+        v[k] = _mm512_castps128_ps512(load_quarter_f32(p, n));
+        v[k] = _mm512_insertf32x4(v[k], load_quarter_f32(p + 4 * stride, n), 1);
+        v[k] = _mm512_insertf32x4(v[k], load_quarter_f32(p + 8 * stride, n), 2);
+        v[k] = _mm512_insertf32x4(v[k], load_quarter_f32(p + 12 * stride, n), 3);
     }
-    for (int i = 0; i < 8; i += 4) {
-        for (int h = 0; h < 2; h++) {
-            quad[i + 2 * h] = _mm512_shuffle_ps(pair[i + h], pair[i + h + 2], 0x44);
-            quad[i + 2 * h + 1] = _mm512_shuffle_ps(pair[i + h], pair[i + h + 2], 0xee);
+    transpose_f32(v);
+}
+LS_INLINE void store_tile_f32(float *p, int64_t stride, int64_t n, vec_f32 v[4]) {
+    transpose_f32(v);
+    for (int k = 0; k < 4; k++, p += stride) {
+        __m128 quarter[4] = {_mm512_castps512_ps128(v[k]), _mm512_extractf32x4_ps(v[k], 1), _mm512_extractf32x4_ps(v[k], 2),
+                             _mm512_extractf32x4_ps(v[k], 3)};
+        for (int q = 0; q < 4; q++) {
+            /* gcc 12 would make one masked vextractf32x4 to memory of both, and that one faults for lanes that are masked off. */
+            if (n < 4) __asm__("" : "+v"(quarter[q]));
+            store_quarter_f32(p + 4 * q * stride, quarter[q], n);
         }
-    }
-    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-    const __m512i high = _mm512_setr_epi32(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_permutex2var_ps(quad[i], low, quad[i + 4]);
-        v[i + 4] = _mm512_permutex2var_ps(quad[i], high, quad[i + 4]);
-    }
-}
-LS_INLINE void load_tile_f32(const float *p, int64_t stride, int64_t n, vec_f32 v[8]) {
-    const __mmask8 in = (__mmask8)lanes_below_f32(n < 8 ? n : 8);
-    for (int i = 0; i < 8; i++)
-        v[i] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(in, p + i * stride)),
-                                  _mm256_maskz_loadu_ps(in, p + (i + 8) * stride), 1);
-    transpose_f32(v);
-}
-LS_INLINE void store_tile_f32(float *p, int64_t stride, int64_t n, vec_f32 v[8]) {
-    const __mmask8 in = (__mmask8)lanes_below_f32(n < 8 ? n : 8);
-    transpose_f32(v);
-    for (int i = 0; i < 8; i++) {
-        _mm256_mask_storeu_ps(p + i * stride, in, _mm512_castps512_ps256(v[i]));
-        __m256 upper = _mm512_extractf32x8_ps(v[i], 1);
-        /* gcc 12 would make one masked vextractf32x8 to memory of both, and that one faults for lanes that are masked off. */
-        __asm__("" : "+v"(upper));
-        _mm256_mask_storeu_ps(p + (i + 8) * stride, in, upper);
     }
 }
 
@@ -148,6 +148,11 @@ LS_INLINE vec_f64 load_n_f64(const double *p, int64_t n) { return _mm512_maskz_l
 LS_INLINE void store_n_f64(double *p, vec_f64 v, int64_t n) { _mm512_mask_storeu_pd(p, lanes_below_f64(n), v); }
 LS_INLINE vec_f64 widen_f32(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
+LS_INLINE vec_f32 narrow_f32(const double *p) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_loadu_pd(p))),
+                              _mm512_cvtpd_ps(_mm512_loadu_pd(p + 8)), 1);
+}
+LS_INLINE vec_f64 narrow_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const __m512i root_half = _mm512_set1_epi64(0x3fe6a09e667f3bcd), one = _mm512_set1_epi64(0x3ff0000000000000);
     __m512i bits = _mm512_castpd_si512(u);

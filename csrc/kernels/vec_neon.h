@@ -106,6 +106,10 @@ LS_INLINE vec_f64 load_f64(const double *p) { return vld1q_f64(p); }
 LS_INLINE void store_f64(double *p, vec_f64 v) { vst1q_f64(p, v); }
 LS_INLINE vec_f64 widen_f32(const float *p) { return vcvt_f64_f32(vld1_f32(p)); }
 LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
+LS_INLINE vec_f32 narrow_f32(const double *p) {
+    return vcombine_f32(vcvt_f32_f64(vld1q_f64(p)), vcvt_f32_f64(vld1q_f64(p + 2)));
+}
+LS_INLINE vec_f64 narrow_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const uint64x2_t root_half = vdupq_n_u64(0x3fe6a09e667f3bcd), one = vdupq_n_u64(0x3ff0000000000000);
     uint64x2_t bits = vreinterpretq_u64_f64(u);

@@ -16,6 +16,7 @@
  *   is_index(p, c)          mask of the lanes where p[lane] == c
  *   load_n, store_n         the first n lanes only (all, if n is larger); nothing beyond them is touched; others load as 0
  *   load_tile(p, stride, n, v)  v[j] = column j < n of `lanes` rows, the rows being `stride` apart; store_tile is its inverse
+ *   widen(p), narrow(p)     `lanes` values of the type of the arithmetic as doubles (those of a vec_f64), and doubles as such
  *   split_exponent(u, &m)   u = 2^k m for positive u, m in [sqrt(1/2), sqrt(2)); returns k
  */
 #ifndef LS_VEC_SCALAR_H
@@ -100,6 +101,8 @@ LS_INLINE vec_f64 load_f64(const double *p) { return *p; }
 LS_INLINE void store_f64(double *p, vec_f64 v) { *p = v; }
 LS_INLINE vec_f64 widen_f32(const float *p) { return (double)*p; }
 LS_INLINE vec_f64 widen_f64(const double *p) { return load_f64(p); }
+LS_INLINE vec_f32 narrow_f32(const double *p) { return (float)*p; }
+LS_INLINE vec_f64 narrow_f64(const double *p) { return load_f64(p); }
 LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
     const uint64_t root_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
     uint64_t biased = (bits_f64(u) - root_half + one) >> 52;
