@@ -114,10 +114,12 @@ def where():
     """Machine and versions, asked in another process: this one is not to load torch for days."""
     code = "import torch, ls_loss; print('torch', torch.__version__ + ',', ls_loss.config()['isa'])"
     versions = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return f"{datetime.date.today()}, commit {commit.stdout.strip()}, {versions.stdout.strip()}, {platform.machine()}"
+    changed = ("git", "status", "--porcelain", "--", ".", ":!docs")  # docs: other parts write the page meanwhile
+    dirty = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    describe = ("git", "rev-parse", "--short", "HEAD")
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    commit += " with changes" if dirty else ""
+    return f"{datetime.date.today()}, commit {commit}, {versions.stdout.strip()}, {platform.machine()}"
 
 
 def run_part(name):
