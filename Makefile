@@ -220,12 +220,14 @@ build/exp-table/exp_table: tests/kernels/exp_table.c tests/kernels/exp_table_isa
 	@gcc $(EXP_FLAGS) $$(for isa in $(EXP_ISAS); do echo -DEXP_$${isa^^}; done) $< $(EXP_ISAS:%=$(@D)/%.o) \
 	    csrc/kernels/*.c -lm -o $@
 
-# Trust: what takes longer than `make test`. clang 19 of Debian (clang-19, libclang-rt-19-dev, libomp-19-dev, clang-tidy-19), cppcheck
-# and valgrind; each target tells apt's names if its tool is missing. FUZZ_SECONDS and DEEP say for how long.
+# Trust: what takes longer than `make test`. Each target installs what it needs with apt-get, as root or through sudo, if its tool is
+# missing. FUZZ_SECONDS, FUZZ_RUNS and DEEP say for how long; the minutes are those of one core.
 
 CLANG ?= clang-19
+CLANG_TIDY ?= clang-tidy-19
 FUZZ_SECONDS ?= 3600
-DEEP ?= 20000
+FUZZ_RUNS ?= 100000000
+DEEP ?= 15000
 TRUST_SOURCES := $(wildcard csrc/kernels/*.c) $(filter-out tests/kernels/main.c $(wildcard tests/kernels/test_*.c) \
     $(wildcard tests/kernels/exp_table*.c),$(wildcard tests/kernels/*.c))
 CLANG_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-omit-frame-pointer -w -g1 -Icsrc/kernels
@@ -233,40 +235,54 @@ CLANG_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-omit-frame-pointe
 $(eval $(call kernel_test,msan,$(CLANG),-w -O1 -g1 -fno-openmp -fno-omit-frame-pointer -fsanitize=memory))
 $(eval $(call kernel_test,tsan,$(CLANG),-w -O1 -g1 -fno-omit-frame-pointer -fsanitize=thread))
 
-build/fuzz/%.o: %.c Makefile
+build/fuzz/%.o: %.c
 	@mkdir -p $(@D)
-	@$(CLANG) $(CLANG_FLAGS) -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -c $< -o $@
+	@$(CLANG) $(CLANG_FLAGS) -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -MMD -c $< -o $@
 
 build/fuzz/fuzz_kernels: $(TRUST_SOURCES:%.c=build/fuzz/%.o)
 	@$(CLANG) -fsanitize=fuzzer,address,undefined $^ -lm -o $@
+-include $(wildcard build/fuzz/*/*/*.d)
+
+PACKAGES_OF_clang-19 := clang-19 llvm-19 libclang-rt-19-dev libomp-19-dev
+APT := $(if $(filter 0,$(shell id -u)),,sudo )apt-get
 
 have-%:
-	@command -v $* >/dev/null || { echo "$* is missing: apt install $*"; exit 1; }
+	@command -v $* >/dev/null || { echo "== installing $*"; $(APT) -q update && \
+	    $(APT) -qy install --no-install-recommends $(or $(PACKAGES_OF_$*),$*); } >&2
 
-fuzz-kernels: have-$(CLANG) build/fuzz/fuzz_kernels ## libFuzzer on the C kernels, every instruction set against the reference; an hour
+fuzz-kernels: have-$(CLANG) ## libFuzzer on the C kernels, every instruction set against the reference; 10^8 executions or an hour
+	@$(MAKE) --no-print-directory -j$(JOBS) build/fuzz/fuzz_kernels
 	@mkdir -p build/fuzz/corpus
-	cd build/fuzz && ./fuzz_kernels -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4096 -print_final_stats=1 corpus 2>&1 | tail -n 12
+	build/fuzz/fuzz_kernels $(wildcard tests/kernels/corpus/*) >build/fuzz/replay.log 2>&1 || { tail -n 20 build/fuzz/replay.log; exit 1; }
+	@echo "replayed $(words $(wildcard tests/kernels/corpus/*)) earlier findings: nothing found"
+	cd build/fuzz && ./fuzz_kernels -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=4096 \
+	    -print_final_stats=1 corpus ../../tests/kernels/corpus >fuzz.log 2>&1 || { grep -vE 'NEW|symboli' fuzz.log | tail -n 40; exit 1; }
+	@grep -E 'stat::|^Done' build/fuzz/fuzz.log
 
-fuzz-python: $(BUILT) ## drawn calls against float64, many more than in make test; an hour
-	LS_LOSS_DEEP=$(DEEP) python -m pytest -q tests/test_properties.py tests/test_faults.py
+fuzz-python: $(BUILT) ## drawn calls against float64, DEEP=15000 for a property, 50 times those of make test; ten minutes
+	@echo "DEEP=$(DEEP): so many calls for test_class_indices, a quarter for each of the others"
+	LS_LOSS_DEEP=$(DEEP) python -m pytest -q tests/test_properties.py
 
-test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind on the C tests, ASan under Python; half an hour
-	$(MAKE) --no-print-directory build/kernel-tests/msan/test_kernels build/kernel-tests/tsan/test_kernels
+test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind on the C tests, ASan under Python; a quarter of an hour
+	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/{plain,msan,tsan}/test_kernels
+	@echo "== MSan, without threads"
 	build/kernel-tests/msan/test_kernels quick
+	@echo "== TSan, with clang's OpenMP and Archer"
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1 OMP_TOOL_LIBRARIES=$$($(CLANG) -print-file-name=libarcher.so) \
 	    setarch -R build/kernel-tests/tsan/test_kernels quick threads callers bad_arguments many_rows
 	@echo "== valgrind: of memory alone, its long double is too short to judge values"
 	valgrind --quiet --error-exitcode=99 --log-file=build/valgrind.log build/kernel-tests/plain/test_kernels \
 	    quick row_sizes plane_sizes special_positions empty scale >/dev/null || test $$? -ne 99 || { cat build/valgrind.log; exit 1; }
 	@echo "valgrind: $$(grep -c . build/valgrind.log) lines of findings"
+	@echo "== ASan under Python"
 	tools/asan_python.sh
 	LS_LOSS_ISA=scalar tools/asan_python.sh test_special_values.py
 
-analyze: have-clang-tidy-19 have-cppcheck ## gcc -fanalyzer, clang-tidy and cppcheck on the kernels; five minutes
-	tools/analyze.sh
+analyze: have-$(CLANG_TIDY) have-cppcheck ## gcc -fanalyzer, clang-tidy and cppcheck on the kernels; five minutes
+	CLANG_TIDY=$(CLANG_TIDY) tools/analyze.sh
 
-mutants: $(BUILT) ## plants some 140 bugs in kernels and glue and shows which the tests miss; two hours
+mutants: $(BUILT) ## plants some 140 bugs in kernels and glue and shows which the tests miss; an hour
 	python tools/mutate.py
 
-trust: $(BUILT) ## all of these and the measured accuracy, as docs/trust.md; half a day
+trust: $(BUILT) ## all of these and the measured accuracy, as docs/trust.md; three hours. tools/trust.py takes single parts
 	python tools/trust.py

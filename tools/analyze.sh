@@ -8,7 +8,7 @@
 # Answered findings, left out below by their text: gcc takes `q` and `grad` of a row for NULL where the smoothing is LS_DENSE and a
 # gradient is asked for; they are set in exactly these cases (row_part, row_grad). smooth_labels reads no LS_PROBABILITIES, by its
 # contract, and read_targets sets what it reads in all other cases. Targets of int8 are meant to be signed. Scratch memory is
-# carved from bytes.
+# carved from bytes. tree's `sums` are all set by the loop above their use, whose number of turns is a constant of the instruction set.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 failed=0
@@ -26,7 +26,7 @@ report() { # analyser, findings
 
 with_gcc() {
     for file in csrc/kernels/*.c; do gcc "${flags[@]}" -O1 -fanalyzer -Wall -Wextra -c "$file" -o /dev/null 2>&1; done |
-        grep -E 'warning:|error:' | grep -vE 'of NULL .{1,3}row\.(q|grad)' | sort -u
+        grep -E 'warning:|error:' | grep -vE 'of NULL .{1,3}row\.(q|grad)|uninitialized value .sums\[<unknown>\]' | sort -u
 }
 
 with_clang_tidy() {

@@ -1,5 +1,7 @@
 """The bugs that tools/mutate.py plants: (file, text, what it becomes), the first place where the text stands being changed.
 
+A fourth string answers a mutant that survives: why no test can tell it from the original, or why none is meant to.
+
 Each is a slip that somebody could make: a comparison flipped, an end missed by one, a tail dropped, conventions swapped, a
 check removed, a term forgotten. Data only.
 """
@@ -29,7 +31,7 @@ KERNELS = [
         "double s = (weight ? weight[c] : 1) * (prior ? prior[c] : 1);",
         "double s = prior ? prior[c] : weight ? weight[c] : 1;",
     ),
-    ("targets.c", "real, c) == 0 && !(prior && prior[c] == 0)) element_put", "real, c) == 0) element_put"),
+    ("targets.c", "if (!absent && element_get(memory->s, real, c) == 0) element_put", "if (0) element_put"),
     ("targets.c", "15 - ceil(log2(bound))", "16 - ceil(log2(bound))"),
     ("targets.c", "15 - ceil(log2(bound))", "15 - floor(log2(bound)) + 1"),
     ("targets.c", "if (!weight) weight_sum = (double)counted;", "if (!weight) weight_sum = rows;"),
@@ -112,7 +114,7 @@ KERNELS = [
     ("row_formula.h", "pick_f64(near, uniform_near, uniform_far)", "uniform_far"),
     # strategies
     ("block_template.h", "if (!(max > frame.ref + MARGIN)) break;", "break;"),
-    ("block_template.h", "const int64_t piece_length = 32 *", "const int64_t piece_length = 4096 *"),
+    ("block_template.h", "const int64_t piece = PIECE_VECTORS *", "const int64_t piece = 256 * PIECE_VECTORS *"),
     ("block_template.h", "target - target % group : whole", "target - target % group + group : whole"),
     ("block_template.h", "V(zero_unless)(counts, term)", "term"),
     ("block_template.h", "term = V(zero_if)(V(is_absent)(s), V(mul)(s, term));", "term = V(mul)(s, term);"),
@@ -142,9 +144,9 @@ KERNELS = [
     ("rows_template.h", "for (int64_t k = 1; k < count; k++)", "for (int64_t k = 2; k < count; k++)"),
     ("tile_template.h", "if (!X(any_far_above)(tile, work)) break;", "break;"),
     ("tile_template.h", "if (target < 0 || target >= c) return s_before;", "if (target < 0) return s_before;"),
-    ("tile_template.h", "dot = V(add)(dot, V(zero_if)(hit, term));", "dot = V(add)(dot, term);"),
+    ("tile_template.h", "term = V(zero_if)(hit, term);", "(void)hit;"),
     ("tile_template.h", "x = V(pick)(hit, minus_infinity, x);", ""),
-    ("tile_template.h", "for (; c < end; c++) X(sweep_classes)", "for (; c < end - 1; c++) X(sweep_classes)"),
+    ("tile_template.h", "if (c < end) X(sweep_classes)", "if (c < end - 1) X(sweep_classes)"),
     ("planes_template.h", "work->kind[i] = target >= 0 ? 1 : -dies;", "work->kind[i] = target >= 0 ? 1 : 0;"),
     ("planes_template.h", "work->target[i] >= 0 ? minus_beta : minus_ignored", "minus_beta"),
     ("planes_template.h", "if (work->has_dead) g =", "if (0) g ="),

@@ -1,12 +1,16 @@
 """Runs what `make trust` promises and writes docs/trust.md from the results: each with the command, how it ended, its figures.
 
     python tools/trust.py [name]...        those parts only; the other sections of the page stay as they are
+    python tools/trust.py --page           the page alone, from the parts that are there
 
-A part that fails is written as failed, and makes the exit status 1. Knows the commands and the lines of their output that are
-figures, and measures nothing itself.
+Every part writes a file of its own, build/trust/<name>.md, and the page is put together from all of them, so that several
+processes can run parts side by side. A part that fails is written as failed, and makes the exit status 1; one that has not run
+is listed as such. Knows the commands and the lines of their output that are figures, and measures nothing itself.
 """
 
 import datetime
+import fcntl
+import os
 import platform
 import re
 import subprocess
@@ -14,82 +18,164 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-import ls_loss
-
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "trust.md"
+INDEX = ROOT / "docs" / "index.md"
+PARTS_DONE = ROOT / "build" / "trust"
+LINES = 100  # of figures, for one part
 INTRODUCTION = """# Trust
 
-What was run to find errors, and what it found; written by `make trust`, section by section. Accuracy is in
-[numerics](numerics.md).
+What was run to find errors, and what it found; written by `make trust` from the output of each run. Nothing here is written by
+hand but the sentences that say what a run is. A part can be repeated alone, by the command under its title. Accuracy is in
+[numerics](numerics.md), every feature beside native's in [support](support.md).
 """
 
-# name: (title, command, the lines of the output that are figures)
+# name: (title, what it is, command, the lines of the output that are figures)
 PARTS = {
     "defects": (
         "Native's thirteen defects",
+        "Each of the defects of native cross_entropy that are known as A to M: ours must be right against float64; native's "
+        "figure stands beside it. Skipped, with that line, is what this torch has mended.",
         "python -m pytest -q -rPs tests/test_native_defects.py",
         r"^defect |^SKIPPED|passed|failed",
     ),
     "bad-inputs": (
         "Bad inputs",
+        "What native rejects must raise native's type and text, asked of native in the same test; what only ours has, a "
+        "text that names the argument. After each, nothing has changed and the next call is right.",
         "python -m pytest -q tests/test_errors.py tests/test_bad_inputs.py tests/test_bad_inputs_ours.py",
-        r"passed|failed",
+        r"passed|failed|^FAILED|^ERROR",
     ),
-    "determinism": ("Threads, forks, runtimes", "python -m pytest -q tests/test_openmp.py", r"passed|failed"),
+    "determinism": (
+        "Threads, forks, runtimes",
+        "One OpenMP runtime in the process, torch's settings obeyed, the same bits for any number of threads, forks "
+        "survived. Native's figures are defects J and M above.",
+        "python -m pytest -q tests/test_openmp.py",
+        r"passed|failed|^FAILED|^ERROR",
+    ),
     "faults": (
-        "Failing memory, hooks, a soak",
+        "Faults injected",
+        "The address space ended at six distances above what is in use: an error or the right loss; hooks that raise; 10^5 "
+        "calls, one in seven with a bad target, after which the process may hold 2 MiB more. Native is not measured.",
         "LS_LOSS_DEEP=1 python -m pytest -q tests/test_faults.py",
-        r"passed|failed|KiB",
+        r"passed|failed|KiB|^FAILED|^ERROR",
     ),
-    "kernels": ("The C tests", "make test-kernels", r"ULP|unit\)|rounded once|mismatches"),
-    "sanitizers": ("Sanitizers", "make test-sanitizers", r"mismatches|canary|passed|failed|ERROR|WARNING"),
-    "analyze": ("Static analysis", "make analyze", r"^(ok|FAILED) "),
-    "fuzz-kernels": ("Fuzzing of the kernels", "make fuzz-kernels", r"stat::|Done|ERROR|SUMMARY"),
-    "fuzz-python": ("Drawn calls", "make fuzz-python", r"passed|failed"),
-    "mutants": ("Planted bugs", "make mutants", r"mutants killed|^survives"),
-    "accuracy": ("Accuracy", "python tools/measure_accuracy.py --write", r"^Largest errors"),
+    "kernels": (
+        "The C tests",
+        "Every instruction set against a reference in long double, between guard pages; once more with gcc's ASan and UBSan. "
+        "The figures are the largest errors seen.",
+        "make test-kernels",
+        r"ULP|unit\)|rounded once|mismatches",
+    ),
+    "sanitizers": (
+        "Sanitizers",
+        "The C tests under MSan, TSan and valgrind; Python under ASan, "
+        "where first a canary, a read past a tensor, must be found.",
+        "make test-sanitizers",
+        r"^==|mismatches|canary|passed|failed|^FAILED|ERROR|WARNING|valgrind:",
+    ),
+    "analyze": (
+        "Static analysis",
+        "An analyser with findings would show them below its name; "
+        "those answered are named in `tools/analyze.sh`, with the answer.",
+        "make analyze",
+        r"^(ok|FAILED) |^  ",
+    ),
+    "fuzz-kernels": (
+        "Fuzzing of the kernels",
+        "libFuzzer under ASan and UBSan; an execution is one problem, which every instruction set solves with and without "
+        "gradient and at both ends of a buffer, judged against long double. It ends after 10^8 executions or an hour.",
+        "make fuzz-kernels",
+        r"stat::|Done|ERROR|SUMMARY|runtime error|replayed",
+    ),
+    "fuzz-python": (
+        "Drawn calls",
+        "hypothesis draws calls of the Python interface anew, which are judged against float64 within the error model.",
+        "make fuzz-python",
+        r"DEEP=|passed|failed|^FAILED|^ERROR|Falsifying",
+    ),
+    "mutants": (
+        "Planted bugs",
+        "Slips planted one at a time in copies of the sources (`tools/mutants.py` has them): do the tests find them? The lines "
+        "are the totals, and every survivor with the answer to it.",
+        "make mutants",
+        r"mutants .*killed|^survives|^    answer|not found",
+    ),
+    "accuracy": (
+        "Accuracy",
+        "Errors of ours and of native in ULP, as tables in [numerics](numerics.md).",
+        "python tools/measure_accuracy.py --write",
+        r"^Largest errors",
+    ),
 }
 
 
-def section(name):
-    title, command, figures = PARTS[name]
+def where():
+    """Machine and versions, asked in another process: this one is not to load torch for days."""
+    code = "import torch, ls_loss; print('torch', torch.__version__ + ',', ls_loss.config()['isa'])"
+    versions = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    changed = ("git", "status", "--porcelain", "--", ".", ":!docs")  # docs: other parts write the page meanwhile
+    dirty = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    describe = ("git", "rev-parse", "--short", "HEAD")
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    commit += " with changes" if dirty else ""
+    return f"{datetime.date.today()}, commit {commit}, {versions.stdout.strip()}, {platform.machine()}"
+
+
+def run_part(name):
+    """Runs one part and writes its section; the whole output stays beside it."""
+    title, what, command, figures = PARTS[name]
+    log = PARTS_DONE / f"{name}.log"
     begin = time.monotonic()
-    done = subprocess.run(
-        command,
-        shell=True,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    lines = [line.rstrip()[:160] for line in done.stdout.splitlines() if re.search(figures, line)]
-    minutes = (time.monotonic() - begin) / 60
-    where = f"{datetime.date.today()}, torch {torch.__version__}, {platform.machine()}, {ls_loss.config()['isa']}"
-    verdict = "passed" if done.returncode == 0 else f"FAILED (exit status {done.returncode})"
-    shown = "\n".join(lines[:80])
-    return (
-        done.returncode,
-        f"## {title}\n\n`{command}`: {verdict} in {minutes:.0f} minutes; {where}.\n\n```text\n{shown}\n```\n",
-    )
+    with log.open("w") as output:
+        status = subprocess.run(
+            command, shell=True, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    seconds = time.monotonic() - begin
+    took = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    verdict = "passed" if status == 0 else f"**FAILED** (exit status {status})"
+    found = [line.rstrip() for line in log.read_text(errors="replace").splitlines() if re.search(figures, line)]
+    if len(found) > LINES:
+        found = [*found[: LINES - 1], f"... and {len(found) - LINES + 1} more lines"]
+    shown = "\n".join(line.replace(str(ROOT), ".")[:200] for line in found) or "no figures"
+    text = f"## {title}\n\n{what}\n\n`{command}`: {verdict} in {took}; {where()}.\n\n```text\n{shown}\n```\n"
+    new = PARTS_DONE / f"{name}.md.{os.getpid()}"
+    new.write_text(text)
+    new.replace(PARTS_DONE / f"{name}.md")
+    print(f"{name}: {verdict} in {took}", flush=True)
+    return status
 
 
-def main(chosen):
-    """Rewrites the sections one by one, so that what is done stands when a later part is stopped."""
-    old = PAGE.read_text() if PAGE.exists() else ""
-    sections = {title: text for text in re.split(r"(?m)^(?=## )", old)[1:] for title in [text.splitlines()[0][3:]]}
-    failed = 0
-    for name in chosen or PARTS:
-        status, text = section(name)
-        failed |= status != 0
-        sections[PARTS[name][0]] = text
-        ordered = [sections[title].rstrip("\n") for title, *_ in PARTS.values() if title in sections]
-        PAGE.write_text("\n\n".join([INTRODUCTION.rstrip("\n"), *ordered]) + "\n")
-        print(text.splitlines()[2], flush=True)
+def write_page():
+    """From the parts that are there; of the others, what the page said before, or that they have not run."""
+    with (PARTS_DONE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        old = PAGE.read_text() if PAGE.exists() else ""
+        before = {text.splitlines()[0][3:]: text for text in re.split(r"(?m)^(?=## )", old)[1:]}
+        sections = []
+        for name, (title, what, command, _) in PARTS.items():
+            part = PARTS_DONE / f"{name}.md"
+            unknown = f"## {title}\n\n{what}\n\n`{command}`: not run yet.\n"
+            sections.append((part.read_text() if part.exists() else before.get(title, unknown)).rstrip("\n"))
+        new = PAGE.with_suffix(".new")
+        new.write_text("\n\n".join([INTRODUCTION.rstrip("\n"), *sections]) + "\n")
+        new.replace(PAGE)
+        index = INDEX.read_text()
+        if "\ntrust\n" not in index:  # Sphinx takes no contents without the page, and no page outside the contents
+            INDEX.write_text(index.replace("\ndesign\n", "\ndesign\ntrust\n", 1))
+
+
+def main(arguments):
+    chosen = [a for a in arguments if a != "--page"]
+    unknown = [name for name in chosen if name not in PARTS]
+    if unknown:
+        raise SystemExit(f"no part {unknown[0]}; there are {', '.join(PARTS)}")
+    PARTS_DONE.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for name in chosen or ([] if "--page" in arguments else PARTS):
+        failed |= run_part(name) != 0
+        write_page()
+    write_page()
     return failed
 
 
