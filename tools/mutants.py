@@ -10,7 +10,11 @@ KERNELS = [
     # the pass over the targets
     ("targets.c", ">= (uint64_t)num_classes)", "> (uint64_t)num_classes)"),
     ("targets.c", "((uint64_t)copy[row] >= (uint64_t)num_classes)", "(copy[row] >= num_classes)"),
-    ("targets.c", "some_are_ignored = result.counted < last - first", "some_are_ignored = result.counted + 1 < last - first"),
+    (
+        "targets.c",
+        "some_are_ignored = result.counted < last - first",
+        "some_are_ignored = result.counted + 1 < last - first",
+    ),
     ("targets.c", "result.first_bad = row;", "result.first_bad = row - first;"),
     (
         "targets.c",
