@@ -1,4 +1,4 @@
-/* exp and log1p on the SIMD vocabulary: schemes, coefficients, bounds. Included once by each isa_*.c, after its vec_*.h.
+/* exp and log1p on the SIMD vocabulary: schemes, coefficients, bounds. Included by all_dtypes.h, after the vocabulary.
  *
  * Coefficients: tools/derive_polynomials.py prints them with the approximation errors quoted here.
  *

@@ -1,4 +1,4 @@
-/* What exps are taken relative to. Included once by each isa_*.c.
+/* What exps are taken relative to. Included by all_dtypes.h.
  *
  * A frame is what exps are taken relative to: e^(x - shift) 2^-exponent. It is chosen near a reference logit `ref` so that x -
  * shift is exact wherever the exp matters: shift is 0 unless |ref| is so large that logits near ref differ from it exactly

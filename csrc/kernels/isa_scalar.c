@@ -1,36 +1,10 @@
 /* The kernels for any CPU, in portable C. */
 #include "isa.h"
-#include "macros.h"
 
 #include "vec_scalar.h"
-
-#include "exp_log.h"
-#include "frame.h"
-#include "row_lanes.h"
-#include "row_formula.h"
-
-#define STORED f32
-#define REAL f32
-#include "kernels_template.h"
-
-#define STORED f64
-#define REAL f64
-#include "kernels_template.h"
-
-#define STORED bf16
-#define REAL f32
-#define PACK_CONVERTS
-#include "kernels_template.h"
-
-#define STORED f16
-#define REAL f32
-#define PACK_CONVERTS
-#include "kernels_template.h"
+#include "all_dtypes.h"
 
 static int always(void) { return 1; }
 
-static const ls_isa_kernels kernels = {
-    "scalar",
-    always,
-    {[LS_F32] = kernels_from_f32, [LS_F64] = kernels_from_f64, [LS_BF16] = kernels_from_bf16, [LS_F16] = kernels_from_f16}};
+static const ls_isa_kernels kernels = {"scalar", always, kernels_of};
 const ls_isa_kernels *const ls_kernels_scalar = &kernels;

@@ -1,5 +1,5 @@
-/* All kernels of one instruction set for one dtype. Parameters, defined by the isa_*.c before each inclusion and undefined
- * here:
+/* All kernels of one instruction set for one dtype. Parameters, defined by all_dtypes.h before each inclusion and
+ * undefined here:
  *
  *   STORED   f32, f64, bf16 or f16: the type of logits and gradient
  *   REAL     f32 or f64: the type that arithmetic runs in

@@ -103,7 +103,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int (*available)(void);
-    ls_dtype_kernels of[4]; /* by ls_dtype */
+    const ls_dtype_kernels *of; /* by ls_dtype */
 } ls_isa_kernels;
 
 #endif

@@ -1,6 +1,5 @@
 /* The formula: from the sums over a row's logits to its loss and to the two numbers that make its gradient. It stands here
- * once, for every strategy, dtype and instruction set; lanes are rows, arithmetic is in double. Included once by each isa_*.c,
- * after exp_log.h.
+ * once, for every strategy, dtype and instruction set; lanes are rows, arithmetic is in double. Included by all_dtypes.h.
  *
  * With x the logits, y the target, z = logsumexp(x), p = softmax(x):
  *
