@@ -107,7 +107,7 @@ class Kernels:
     def objects(self):
         """A folder for what the unchanged sources give: the next run finds it there."""
         digest = hashlib.sha256(" ".join(C_FLAGS).encode())
-        for file in sorted(self.tree.glob("*/kernels/*")):
+        for file in sorted(self.tree.glob("*/kernels/*.[ch]")):
             digest.update(file.read_bytes())
         return WORK / f"objects-{digest.hexdigest()[:12]}"
 
