@@ -48,9 +48,12 @@ format: $(TOOLS) ## rewrite the sources in the project's format
 	ruff format .
 	clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp')
 
-bench: $(BUILT) ## measure against native, compiled and other losses; table and figure of the README; takes long
+bench: $(BUILT) ## measure against native, compiled and other losses; tables and figure of README and docs; a quarter of an hour
 	python -m benchmarks.run
+	case $$(python -c "import ls_loss; print(ls_loss.config()['isa'])") in avx512) \
+	    LS_LOSS_ISA=avx2 python -m benchmarks.run --quick --output benchmarks/data/avx2.csv;; esac
 	python -m benchmarks.table --write
+	python -m benchmarks.page
 	python -m benchmarks.plot
 
 bench-quick: $(BUILT) ## the same on few sizes
@@ -58,6 +61,7 @@ bench-quick: $(BUILT) ## the same on few sizes
 
 bench-options: $(BUILT) ## what options, transforms and size cost beside the plain call; three minutes
 	python -m benchmarks.options
+	python -m benchmarks.page
 
 bench-kernels: build/bench_kernels ## the C kernels alone, every instruction set, against a copy; about three minutes, CSV to the screen
 	build/bench_kernels 1

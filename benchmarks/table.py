@@ -10,12 +10,11 @@ from pathlib import Path
 
 from . import results
 from .oracle import ERRORS, TOLERANCE
-from .providers import COPY, HUGE_PAGES, READ
+from .providers import COPY, HUGE_PAGES, OURS, READ
 from .results import Row
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- figures: written by python -m benchmarks.table --write -->", "<!-- end of figures -->"
-OURS = "ls_loss"
 OTHERS = ("ls_loss compiled", "native", HUGE_PAGES, "native compiled", "fastai", "timm", "transformers")
 MODE = "forward+backward"
 
@@ -34,6 +33,10 @@ def by_batch(rows: Iterable[Row], mode: str, metric: str) -> dict[tuple[str, str
 def digits(value: float) -> str:
     """Two or three digits that count, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}".removesuffix(".0")
+
+
+def logits_of(shape: str, dtype: str) -> str:
+    return f"[{shape.replace('x', ', ')}]" + (f" {dtype}" if dtype != "float32" else "")
 
 
 def ratio(times: Times, name: str, wrong: set[str]) -> str:
@@ -60,8 +63,7 @@ def time_table(rows: list[Row], mode: str, limit: str) -> Iterator[str]:
     wrong = wrong_losses(rows)
     for key, times in by_batch(rows, mode, "time").items():
         shape, dtype, threads = key
-        logits = f"[{shape.replace('x', ', ')}]" + (f" {dtype}" if dtype != "float32" else "")
-        cells = [logits, str(threads), digits(times[OURS]), f"{times[OURS] / times[limit]:.2f}"]
+        cells = [logits_of(shape, dtype), str(threads), digits(times[OURS]), f"{times[OURS] / times[limit]:.2f}"]
         yield "| " + " | ".join(cells + [ratio(times, name, wrong.get(key, set())) for name in OTHERS]) + " |"
 
 
