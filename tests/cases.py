@@ -79,6 +79,30 @@ def product(**axes):
 # Each takes rows and classes and returns float64 logits [rows, classes] and a target.
 
 
+def calls(dtype, soft=False, **more):
+    """Every combination of the options: (combination, logits, target, the options as keywords).
+
+    `soft`: probability targets. `more`: further axes, of which ignore_index is an option, too (None: left out).
+    """
+    axes = dict(reduction=REDUCTIONS, weighted=(False, True), smoothing=SMOOTHINGS, prior=(False, True))
+    for combo in product(shape=SHAPES, **axes, **more):
+        classes = num_classes(combo["shape"])
+        logits, target = batch(combo["shape"], dtype)
+        options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
+        if soft:
+            target = probabilities(combo["shape"], dtype)
+        elif combo.get("ignore_index") is not None:
+            options["ignore_index"] = combo["ignore_index"]
+            target = ignoring(target, combo["ignore_index"])
+            if combo["ignore_index"] == 2 and bool((target == 2).all()):
+                continue  # all rows ignored: test_special_values.py
+        if combo["weighted"]:
+            options["weight"] = weights(classes, dtype)
+        if combo["prior"]:
+            options["prior"] = prior(classes, dtype)
+        yield combo, logits, target, options
+
+
 def _target(rows, classes):
     return integers(classes, rows, seed=11)
 

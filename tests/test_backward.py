@@ -31,53 +31,20 @@ def outer(shape, reduction, dtype, dim=1):
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_every_option(dtype):
-    for combo in cases.product(
-        shape=cases.SHAPES,
-        reduction=cases.REDUCTIONS,
-        weighted=(False, True),
-        smoothing=cases.SMOOTHINGS,
-        ignore_index=(None, -100, 2),
-        prior=(False, True),
-        scaled=(False, True),
-    ):
-        logits, target = cases.batch(combo["shape"], dtype)
-        classes = cases.num_classes(combo["shape"])
-        options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
-        if combo["ignore_index"] is not None:
-            options["ignore_index"] = combo["ignore_index"]
-            target = cases.ignoring(target, combo["ignore_index"])
-        if combo["ignore_index"] == 2 and bool((target == 2).all()):
-            continue  # all rows ignored: test_special_values.py
-        if combo["weighted"]:
-            options["weight"] = cases.weights(classes, dtype)
-        if combo["prior"]:
-            options["prior"] = cases.prior(classes, dtype)
-        grad_output = outer(combo["shape"], combo["reduction"], dtype) if combo["scaled"] else None
-        if grad_output is None and combo["reduction"] == "none":
-            grad_output = torch.ones(cases.rows_shape(combo["shape"]), dtype=dtype)
+    for combo, logits, target, options in cases.calls(dtype, ignore_index=(None, -100, 2), scaled=(False, True)):
+        shape, reduction = combo["shape"], combo["reduction"]
+        grad_output = None
+        if combo["scaled"]:
+            grad_output = outer(shape, reduction, dtype)
+        elif reduction == "none":
+            grad_output = torch.ones(cases.rows_shape(shape), dtype=dtype)
         check(logits, target, combo, grad_output, **options)
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_every_option_of_probabilities(dtype):
-    """The gradient of the probabilities too, where they require it."""
-    for combo in cases.product(
-        shape=cases.SHAPES,
-        reduction=cases.REDUCTIONS,
-        weighted=(False, True),
-        smoothing=cases.SMOOTHINGS,
-        prior=(False, True),
-    ):
-        shape, name = combo["shape"], combo
-        logits, _ = cases.batch(shape, dtype)
-        classes = cases.num_classes(shape)
-        options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
-        if combo["weighted"]:
-            options["weight"] = cases.weights(classes, dtype)
-        if combo["prior"]:
-            options["prior"] = cases.prior(classes, dtype)
-        soft, grad_output = cases.probabilities(shape, dtype), outer(shape, combo["reduction"], dtype)
-        check(logits, soft, name, grad_output, **options)
+    for combo, logits, target, options in cases.calls(dtype, soft=True):
+        check(logits, target, combo, outer(combo["shape"], combo["reduction"], dtype), **options)
 
 
 def test_gradient_of_probabilities():

@@ -21,47 +21,15 @@ def check(logits, target, name, dim=1, **options):
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_every_option(dtype):
-    for combo in cases.product(
-        shape=cases.SHAPES,
-        reduction=cases.REDUCTIONS,
-        weighted=(False, True),
-        smoothing=cases.SMOOTHINGS,
-        ignore_index=(None, -100, 2, 255, -(10**12)),  # also a class, and values that a table lookup may not touch
-        prior=(False, True),
-    ):
-        logits, target = cases.batch(combo["shape"], dtype)
-        classes = cases.num_classes(combo["shape"])
-        options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
-        if combo["ignore_index"] is not None:
-            options["ignore_index"] = combo["ignore_index"]
-            target = cases.ignoring(target, combo["ignore_index"])
-        if combo["ignore_index"] == 2 and bool((target == 2).all()):
-            continue  # all rows ignored: test_special_values.py
-        if combo["weighted"]:
-            options["weight"] = cases.weights(classes, dtype)
-        if combo["prior"]:
-            options["prior"] = cases.prior(classes, dtype)
-        loss = check(logits, target, combo, **options)
-        assert loss.is_contiguous()
+    ignore_index = (None, -100, 2, 255, -(10**12))  # also a class, and values that a table lookup may not touch
+    for combo, logits, target, options in cases.calls(dtype, ignore_index=ignore_index):
+        assert check(logits, target, combo, **options).is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_every_option_of_probabilities(dtype):
-    for combo in cases.product(
-        shape=cases.SHAPES,
-        reduction=cases.REDUCTIONS,
-        weighted=(False, True),
-        smoothing=cases.SMOOTHINGS,
-        prior=(False, True),
-    ):
-        logits, _ = cases.batch(combo["shape"], dtype)
-        classes = cases.num_classes(combo["shape"])
-        options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
-        if combo["weighted"]:
-            options["weight"] = cases.weights(classes, dtype)
-        if combo["prior"]:
-            options["prior"] = cases.prior(classes, dtype)
-        check(logits, cases.probabilities(combo["shape"], dtype), combo, **options)
+    for combo, logits, target, options in cases.calls(dtype, soft=True):
+        check(logits, target, combo, **options)
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
