@@ -1,5 +1,6 @@
 /* The kernels of one instruction set for every dtype. The last include of each isa_*.c, after the header of its vocabulary; gives
- * it `kernels_of`, by ls_dtype. */
+ * it `kernels_of`, by ls_dtype. A symbol of a profile, such as sweep_tile_from_bf16, is X(sweep_tile) in one of the *_template.h,
+ * with STORED bf16; the file that it was compiled from tells the instruction set. */
 #ifndef LS_ALL_DTYPES_H
 #define LS_ALL_DTYPES_H
 
