@@ -152,7 +152,7 @@ KERNELS = [
     ("tile_template.h", "term = V(zero_if)(hit, term);", "(void)hit;"),
     ("tile_template.h", "x = V(pick)(hit, minus_infinity, x);", ""),
     ("tile_template.h", "if (c < end) X(sweep_classes)", "if (c < end - 1) X(sweep_classes)"),
-    ("planes_template.h", "work->kind[i] = target >= 0 ? 1 : -dies;", "work->kind[i] = target >= 0 ? 1 : 0;"),
+    ("planes_template.h", "work->has_target[i] = target >= 0;", "work->has_target[i] = target > 0;"),
     ("planes_template.h", "work->target[i] >= 0 ? minus_beta : minus_ignored", "minus_beta"),
     ("planes_template.h", "if (work->has_dead) g =", "if (0) g ="),
     ("planes_template.h", "if (version != final)", "if (0)"),

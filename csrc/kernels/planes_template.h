@@ -7,11 +7,11 @@ LS_INLINE void X(set_targets)(const ls_plan *plan, const X(tile) * tile, X(work)
     int dead = 0;
     for (int64_t i = 0; i < tile->positions; i++) {
         const int64_t target = plan->target ? plan->target[tile->first_row + i] : -1;
-        work->kind[i] = target >= 0 ? 1 : -dies;
+        work->has_target[i] = target >= 0;
         work->target[i] = (V(index))(target < 0 && dies ? DEAD_POSITION : target);
         dead |= target < 0;
     }
-    for (int64_t i = tile->positions; i < work->padded; i++) work->target[i] = -1, work->kind[i] = 0;
+    for (int64_t i = tile->positions; i < work->padded; i++) work->target[i] = -1, work->has_target[i] = 0;
     work->has_dead = dead && dies;
 }
 
@@ -36,10 +36,9 @@ LS_INLINE void X(finish_tile)(const ls_plan *plan, const X(tile) * tile, X(work)
     const int is_dense = plan->smoothing == LS_DENSE, is_vector = plan->smoothing == LS_VECTOR;
     X(gather_targets)(plan, tile, work);
     for (int64_t i = 0; i < tile->positions; i += lanes_f64) {
-        const vec_f64 kind = load_f64(work->kind + i);
-        const mask_f64 has_target = less_f64(zero, kind), is_dead = less_f64(kind, zero);
-        const formula_rows in = {pick_f64(is_dead, one, load_f64(work->sum_all + i)),
-                                 zero_if_f64(is_dead, load_f64(work->dot_all + i)),
+        const mask_f64 has_target = less_f64(zero, load_f64(work->has_target + i));
+        const formula_rows in = {load_f64(work->sum_all + i),
+                                 load_f64(work->dot_all + i),
                                  is_dense ? load_f64(work->s_all + i) : s_sum,
                                  V(widen)(shifts + i),
                                  sub_f64(splat_f64((double)V(MAGIC)), V(widen)(magics + i)),

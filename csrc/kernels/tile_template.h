@@ -24,7 +24,7 @@ typedef struct {
 /* A tile's working memory: one entry per position, padded to whole vectors. */
 typedef struct {
     double *sum_all, *dot_all, *s_all;       /* sums over the blocks done */
-    double *kind, *x_y, *s_y, *alpha;        /* of the targets; kind: 1 a target, 0 none, -1 a dead position */
+    double *has_target, *x_y, *s_y, *alpha;  /* of the targets; has_target: 1 or 0 */
     double *exp_scale, *grad_y;              /* results of the formula */
     V(real) * ref, *max, *sum, *dot, *s_sum; /* max and sums of one block */
     V(real) * scale, *minus_beta;            /* of the gradient */
@@ -38,7 +38,7 @@ typedef struct {
 LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes) {
     X(work) work = {0};
     work.padded = ls_padded(positions);
-    double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,     &work.kind,  &work.x_y,
+    double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,     &work.has_target, &work.x_y,
                                          &work.s_y,     &work.alpha,   &work.exp_scale, &work.grad_y};
     V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale, &work.minus_beta};
     char *at = (char *)scratch;
