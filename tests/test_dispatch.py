@@ -11,6 +11,7 @@ import cases
 import pytest
 import torch
 import torch.nn.functional as F
+from op import cross_entropy
 from paths import operators, route
 from torch import nn
 
@@ -88,6 +89,16 @@ class Logged(torch.Tensor):
         cls.seen = (*cls.seen, func)
         plain = torch.utils._pytree.tree_map_only(Logged, lambda tensor: tensor.inner, (args, kwargs or {}))
         return torch.utils._pytree.tree_map_only(torch.Tensor, Logged, func(*plain[0], **plain[1]))
+
+
+def test_dispatch_subclasses_within_transforms():
+    """Functorch's wrappers hide them from the front ends."""
+    logits, target = cases.batch((4, 5), torch.float64)
+    target[1] = -100
+    for transformed in (torch.func.grad(cross_entropy), torch.vmap(torch.func.grad(cross_entropy))):
+        gradient = transformed(Logged(logits), target)
+        assert isinstance(gradient, Logged)
+        torch.testing.assert_close(gradient.inner, transformed(logits, target), rtol=1e-12, atol=1e-14)
 
 
 def test_dispatch_subclasses_go_to_native():

@@ -99,6 +99,17 @@ def test_below_autograd(op, loss_dtype, name):
     check_op(op, (*SAMPLES[name](), loss_dtype))
 
 
+# The schema's check is a mode in Python, for which this op decomposes, and takes offence at aten.to. Not for float16:
+# decomposed, the gradient has another factor.
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["", "requires grad"])
+@pytest.mark.parametrize("name", ["plain", "weight", "probabilities none", "transposed none", "fastai", "no rows"])
+def test_transform_loss_grad(name, requires_grad):
+    logits, *rest = SAMPLES[name]()
+    checks = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    args = (logits.clone().requires_grad_(requires_grad), *rest, None)
+    torch.library.opcheck(OPS._transform_loss_grad.default, args, test_utils=checks)
+
+
 # Its autograd check would complain of an undifferentiable operator: inner ones are called below autograd only.
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(4, 5), (5,), (2, 5, 3)], ids=str)

@@ -1,4 +1,4 @@
-"""torch.func and forward-mode derivatives: inside them the composite computes, and must agree with the kernel outside.
+"""torch.func and forward-mode derivatives: who computes within them must agree with the kernel outside.
 
 The op itself is called, so that nothing of the Python front ends can help.
 """

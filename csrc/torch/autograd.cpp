@@ -3,6 +3,7 @@
 #include "composite.h"
 #include "cpu.h"
 #include "routing.h"
+#include "transforms.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -82,7 +83,10 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
                         {options[0].toInt(), options[1].toSymInt(), options[2].toDouble(), dim, options[4].toInt()},
                         {}};
         if (!differentiable) return {composite::scaled(call, grad_output, factor), at::Tensor()};
-        auto rebuilt = composite::rebuild(call, factor);
+        auto rebuilt = [&] {
+            const at::NoGradGuard no_grad;
+            return composite::rebuild(call, factor);
+        }();
         torch::autograd::impl::set_gradient_edge(rebuilt.logits, torch::autograd::get_current_node()->next_edge(0));
         return {composite::gradient(call, rebuilt, grad_output).to(grad.scalar_type()), at::Tensor()};
     }
@@ -95,6 +99,8 @@ at::Tensor take(Route route, const Call &call) {
     case Route::composite:
         require_distribution(call.prior);
         return composite::loss(call);
+    case Route::transform:
+        return transforms::cross_entropy(call);
     case Route::kernel:
         break;
     }

@@ -53,6 +53,7 @@ auto from_inner_arguments(const at::Tensor &input, const at::Tensor &target, con
 using LossAndGradient = std::tuple<at::Tensor, at::Tensor, at::Tensor>; // loss, gradient, factor of the gradient
 at::Tensor call_loss(const Call &call);
 LossAndGradient call_loss_grad(const Call &call);
+LossAndGradient call_transform_loss_grad(const Call &call); // the same at functorch's levels
 void call_scale_(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim);
 
 } // namespace ls_loss

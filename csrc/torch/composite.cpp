@@ -12,6 +12,7 @@
 #include <ATen/ops/nll_loss_nd.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/GradMode.h>
 #include <torch/library.h>
@@ -51,9 +52,12 @@ struct Targets {
     at::Tensor index;   // 0 where ignored
 };
 
+at::Tensor long_targets(const Call &call, int64_t dim) { return rows(call.target.to(at::kLong), dim, call.input.dim()); }
+
+at::Tensor ignored_rows(const Call &call, int64_t dim) { return long_targets(call, dim).eq(call.options.ignore_index); }
+
 Targets read_targets(const Call &call, int64_t dim) {
-    const auto target = rows(call.target.to(at::kLong), dim, call.input.dim());
-    const auto ignored = target.eq(call.options.ignore_index);
+    const auto target = long_targets(call, dim), ignored = target.eq(call.options.ignore_index);
     return {ignored, target.masked_fill(ignored, 0)};
 }
 
@@ -63,7 +67,7 @@ at::Tensor outer_factor(const Call &call, const at::Tensor &grad_output) {
     const auto dim = call.options.dim;
     const auto outer = grad_output.dim() == 0 ? grad_output : rows(grad_output, dim, call.input.dim());
     if (has_probabilities(call) || smooths_ignored(call.options)) return outer;
-    return outer.masked_fill(read_targets(call, dim).ignored, 0.0);
+    return outer.masked_fill(ignored_rows(call, dim), 0.0);
 }
 
 // w[y] of each row, 0 where ignored.
@@ -191,8 +195,54 @@ at::Tensor loss(const Call &call) {
     return result.to(call.loss_dtype.value_or(dtype));
 }
 
+LossAndGradient loss_and_gradient(const Call &call) {
+    const auto dim = class_dim(call.input, call.options.dim);
+    auto x = call.input.to(computation_dtype(call.input.scalar_type()));
+    const bool probabilities = has_probabilities(call);
+    if (!probabilities && !smooths_ignored(call.options)) x = x.masked_fill(ignored_rows(call, dim), 0.0);
+    auto terms = at::zeros_like(x);
+    const auto scale = (probabilities ? add_probability_terms : add_index_terms)(terms, call, dim);
+    const auto gradient = scale * at::softmax(x, dim) - terms;
+    return {loss(call), gradient.to(call.input.scalar_type()), at::ones({}, call.input.options().dtype(at::kFloat))};
+}
+
+LossAndGradient loss_and_gradient_of_samples(const Call &call) {
+    const auto &options = call.options;
+    const auto result_dtype = call.loss_dtype.value_or(call.input.scalar_type()), dtype = computation_dtype(result_dtype);
+    // One row each: targets of shape () or (1).
+    const bool single = call.input.dim() == 2;
+    const auto target = single ? call.target.flatten() : call.target;
+    const auto cast = [&](const OptionalTensor &tensor) {
+        return defined(tensor) ? OptionalTensor(tensor->to(dtype)) : tensor;
+    };
+    const auto weight = cast(call.weight), prior = cast(call.prior);
+    Call of_rows{call.input, target, weight, prior, options, dtype};
+    of_rows.options.reduction = at::Reduction::None;
+    auto [losses, gradient, factor] = call_transform_loss_grad(of_rows);
+
+    auto reduced = losses;
+    if (options.reduction == at::Reduction::None) {
+        reduced = losses.view_symint(call.target.sym_sizes());
+    } else {
+        if (!single) reduced = losses.flatten(1).sum(1);
+        if (options.reduction == at::Reduction::Mean) {
+            const auto ignored = ignored_rows(of_rows, options.dim);
+            const auto no_row = ignored.flatten(1).all(1);
+            if (!single || defined(weight)) {
+                const auto weights = target_weights(of_rows, read_targets(of_rows, options.dim), dtype);
+                const auto divisor = weights.flatten(1).sum(1).masked_fill(no_row, 1.0);
+                reduced = reduced / divisor;
+                c10::SymDimVector sizes(gradient.dim(), 1);
+                sizes[0] = divisor.sym_size(0);
+                gradient = (gradient / divisor.view_symint(sizes).masked_fill(ignored, 1.0)).to(gradient.scalar_type());
+            }
+            reduced = reduced.masked_fill(no_row, NAN);
+        }
+    }
+    return {reduced.to(result_dtype), gradient, factor};
+}
+
 Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
-    const at::NoGradGuard no_grad;
     const auto &stored = call.input;
     auto gradient = stored.to(computation_dtype(stored.scalar_type()));
     if (stored.scalar_type() == at::kHalf) gradient = gradient * factor;
@@ -200,7 +250,7 @@ Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
     const auto scale = (has_probabilities(call) ? add_probability_terms : add_index_terms)(scaled_p, call, call.options.dim);
     // Rows of scale 0 have no second derivative, whatever p is.
     const auto p = (scaled_p / scale).masked_fill(scale.eq(0), 1.0);
-    return {p.clamp_min(0).log(), scale, gradient};
+    return {p.clamp_min(0).log(), scale, gradient, scaled_p};
 }
 
 at::Tensor gradient(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output) {
@@ -208,10 +258,27 @@ at::Tensor gradient(const Call &call, const Rebuilt &rebuilt, const at::Tensor &
     return (rebuilt.gradient + rebuilt.scale * (p - p.detach())) * outer_factor(call, grad_output.to(p.scalar_type()));
 }
 
+std::pair<at::Tensor, at::Tensor> second(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output,
+                                         const at::Tensor &derivative) {
+    const auto dim = call.options.dim;
+    const auto p = at::softmax(rebuilt.logits, dim);
+    auto given = derivative.to(p.scalar_type());
+    if (!has_probabilities(call) && !smooths_ignored(call.options)) given = given.masked_fill(ignored_rows(call, dim), 0.0);
+    const auto of_p = given * outer_factor(call, grad_output.to(p.scalar_type())) * rebuilt.scale;
+    const auto logits = p * (of_p - (p * of_p).sum(dim, /*keepdim=*/true));
+    // Not by p - p.detach(): detach() is that of every level of functorch, and others differentiate `rebuilt` too.
+    const auto products = given * (rebuilt.scale * p - (rebuilt.scaled_p - rebuilt.gradient));
+    const auto outer = grad_output.dim() == 0 ? products.sum() : products.sum(dim).view_symint(grad_output.sym_sizes());
+    return {logits.to(derivative.scalar_type()), outer.to(grad_output.scalar_type())};
+}
+
 at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Tensor &factor) {
     const auto &grad = call.input;
     const auto dtype = computation_dtype(grad.scalar_type());
-    return (grad.to(dtype) * outer_factor(call, grad_output.to(dtype) * factor)).to(grad.scalar_type());
+    auto outer = outer_factor(call, grad_output.to(dtype));
+    // The factor of other dtypes is 1. With the rank of the logits: vmap of no samples cannot multiply numbers.
+    if (grad.scalar_type() == at::kHalf) outer = outer * factor.view_symint(c10::SymDimVector(grad.dim(), 1));
+    return (grad.to(dtype) * outer).to(grad.scalar_type());
 }
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,

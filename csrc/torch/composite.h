@@ -5,23 +5,37 @@
 
 #include "call.h"
 
+#include <utility>
+
 namespace ls_loss::composite {
 
 at::Tensor loss(const Call &call);
+
+// Loss, gradient and 1, its factor: what the kernel computes, as a function that can be differentiated.
+LossAndGradient loss_and_gradient(const Call &call);
+
+// The kernel's results for samples that it takes for rows, each with its own reduction. Index targets; dimension 0 counts the
+// samples, and `call.options.dim` from the front.
+LossAndGradient loss_and_gradient_of_samples(const Call &call);
 
 // What is left of a gradient that the kernel has computed: enough to differentiate it again without the logits.
 struct Rebuilt {
     at::Tensor logits;   // log p: the logits up to a constant per row, which softmax ignores
     at::Tensor scale;    // A of each row, with the divisor of `mean` in it
     at::Tensor gradient; // unscaled, in the dtype of the computation
+    at::Tensor scaled_p; // A p
 };
 
-// In these three `call.input` is the stored gradient; its shape and dtype are those of the logits. `call.options.dim` counts
+// In these four `call.input` is the stored gradient; its shape and dtype are those of the logits. `call.options.dim` counts
 // from the front.
 Rebuilt rebuild(const Call &call, const at::Tensor &factor);
 
 // The gradient times grad_output, as a function of `rebuilt.logits` and of grad_output; its value is the kernel's.
 at::Tensor gradient(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output);
+
+// The derivatives by logits and by grad_output of what gradient() returns, for that of its value.
+std::pair<at::Tensor, at::Tensor> second(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output,
+                                         const at::Tensor &derivative);
 
 // The stored gradient times grad_output in a new tensor, rounded once.
 at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Tensor &factor);

@@ -1,5 +1,6 @@
 // See routing.h.
 #include "routing.h"
+#include "transforms.h"
 
 #include <ATen/FuncTorchTLS.h>
 #include <ATen/WrapDimUtils.h>
@@ -47,6 +48,10 @@ bool same_kind(const at::Tensor &tensor, const at::Tensor &input) {
 }
 
 } // namespace
+
+bool has_tangent(const Call &call) {
+    return has_tangent(call.input) || has_tangent(call.target) || has_tangent(call.weight) || has_tangent(call.prior);
+}
 
 bool is_kernel_dtype(at::ScalarType dtype) {
     return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
@@ -124,9 +129,8 @@ Route route_without_kernel(const Call &call) {
 
 Route route(const Call &call) {
     if (!served_by_kernel(call)) return route_without_kernel(call);
-    if (in_functorch_transform() || has_tangent(call.input) || has_tangent(call.target) || has_tangent(call.weight) ||
-        has_tangent(call.prior))
-        return Route::composite;
+    if (in_functorch_transform()) return transforms::serves(call) ? Route::transform : Route::composite;
+    if (has_tangent(call)) return Route::composite;
     // The kernel's gradient is that of the logits.
     if (c10::GradMode::is_enabled() && (call.target.requires_grad() || requires_grad(call.weight)))
         return route_without_kernel(call);

@@ -6,7 +6,10 @@
 
 namespace ls_loss {
 
-enum class Route { kernel, native, composite };
+enum class Route { kernel, native, composite, transform };
+
+// True if a tensor of the call carries a forward-mode derivative.
+bool has_tangent(const Call &call);
 
 bool is_kernel_dtype(at::ScalarType dtype);
 

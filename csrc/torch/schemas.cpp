@@ -21,6 +21,8 @@ TORCH_LIBRARY(ls_loss, m) {
     define("_aten_cross_entropy(" + call_arguments + ") -> Tensor");
     define("_loss(" + call_arguments + ", ScalarType? loss_dtype) -> Tensor");
     define("_loss_grad(" + call_arguments + ", ScalarType? loss_dtype) -> (Tensor loss, Tensor grad_input, Tensor factor)");
+    define("_transform_loss_grad(" + call_arguments +
+           ", ScalarType? loss_dtype) -> (Tensor loss, Tensor grad_input, Tensor factor)");
     define("scale_(Tensor(a!) grad, Tensor grad_output, Tensor factor, int dim) -> ()");
     define("smooth_labels(" + labels_arguments + ") -> Tensor");
     define("_aten_smooth_labels(" + labels_arguments + ") -> Tensor");
@@ -54,6 +56,11 @@ at::Tensor call_loss(const Call &call) {
 
 LossAndGradient call_loss_grad(const Call &call) {
     static const auto op = find<InnerSignature<LossAndGradient>>("ls_loss::_loss_grad");
+    return dispatch(op, call);
+}
+
+LossAndGradient call_transform_loss_grad(const Call &call) {
+    static const auto op = find<InnerSignature<LossAndGradient>>("ls_loss::_transform_loss_grad");
     return dispatch(op, call);
 }
 
