@@ -86,7 +86,7 @@ FEATURES = {
         "First, second and third": (probes.higher_derivatives, "From the second on a composite of native operators."),
         "torch.func: grad, hessian, jacrev, jacfwd, vmap": (
             probes.transforms,
-            "Native operators compute it, not the kernel.",
+            "Gradients by index targets, those of samples too, by the kernel; the rest by native operators.",
         ),
         "Forward-mode": (probes.forward_mode, "Native operators compute it, not the kernel."),
         "Kept graphs, hooks on saved tensors, anomaly mode, checkpoints": (probes.kept_graphs, ""),
