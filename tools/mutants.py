@@ -196,6 +196,13 @@ GLUE = [
     ("composite.cpp", ".squeeze(dim)).masked_fill(ignored, 0.0)", ".squeeze(dim))"),
     ("composite.cpp", ".masked_fill(no_row, 1.0)", ""),
     ("composite.cpp", ".masked_fill(no_row, NAN)", ""),
+    ("composite.cpp", "reduced = reduced / divisor;", ""),
+    ("composite.cpp", "p * (of_p - (p * of_p).sum(dim, /*keepdim=*/true))", "p * of_p"),
+    ("transforms.cpp", "class_dim(call.input, options.dim) + 1;", "class_dim(call.input, options.dim);"),
+    ("transforms.cpp", "batched->level() < level", "batched->level() > level"),
+    ("transforms.cpp", "wanted || has_tangent(call)", "wanted"),
+    ("transforms.cpp", "is_batched(call.weight) || ", ""),
+    ("transforms.cpp", " || two_divisors", ""),
     ("routing.cpp", " || has_tangent(call.target)", ""),
     (
         "routing.cpp",

@@ -44,7 +44,8 @@ FIRST = {
 SUBSET = ["last_bits", "long_rows", "openmp"]  # of the Python tests, for what the test program does not find: a minute
 GLUE_TESTS = {
     "autograd.cpp": ["grad_ownership", "autograd", "routing", "special_values", "compile_basic"],
-    "composite.cpp": ["autograd", "routing", "transforms", "grad_ownership", "ignored_rows"],
+    "composite.cpp": ["autograd", "routing", "transforms", "grad_ownership", "ignored_rows", "transform_kernel"],
+    "transforms.cpp": ["transform_kernel", "transforms"],
     "routing.cpp": ["routing", "transforms", "errors"],
     "cpu.cpp": ["routing", "forward", "errors", "registration"],
     "grad_buffer.cpp": ["grad_buffer"],
