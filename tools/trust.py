@@ -94,11 +94,17 @@ PARTS = {
         "make fuzz-python",
         r"DEEP=|passed|failed|^FAILED|^ERROR|Falsifying",
     ),
-    "mutants": (
-        "Planted bugs",
-        "Slips planted one at a time in copies of the sources (`tools/mutants.py` has them): do the tests find them? The lines "
-        "are the totals, and every survivor with the answer to it.",
-        "make mutants",
+    "mutants-kernels": (
+        "Bugs planted in the kernels",
+        "Slips planted one at a time in copies of the sources (`tools/mutants.py` has them): do the C tests find them, or a "
+        "minute of Python tests? The lines are the totals, and every survivor with the answer to it.",
+        "python tools/mutate.py kernels",
+        r"mutants .*killed|^survives|^    answer|not found",
+    ),
+    "mutants-glue": (
+        "Bugs planted in the glue",
+        "The same for the C++ files and the Python tests.",
+        "python tools/mutate.py glue",
         r"mutants .*killed|^survives|^    answer|not found",
     ),
     "accuracy": (
