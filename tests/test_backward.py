@@ -47,6 +47,14 @@ def test_every_option_of_probabilities(dtype):
         check(logits, target, combo, outer(combo["shape"], combo["reduction"], dtype), **options)
 
 
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_one_class_of_any_stride(dtype):
+    """The stride of a dimension of one element means nothing, and contiguous() leaves it as it is."""
+    for stride in (0, 1, 3, 4, 1000):
+        logits = torch.arange(12).to(dtype).as_strided((3, 1, 4), (4, stride, 1)).requires_grad_()
+        check(logits, torch.zeros(3, 4, dtype=torch.int64), f"stride {stride}", label_smoothing=0.1)
+
+
 def test_gradient_of_probabilities():
     """Linear in them: -(1 - e) w log p, over the number of rows for 'mean'."""
     for combo in cases.product(

@@ -105,7 +105,7 @@ def test_dispatch_subclasses_go_to_native():
     logits, target = cases.batch((2, 3, 5), dim=-1)
     soft = cases.probabilities((2, 3, 5), dim=-1)
     for wrapped in ((0,), (1,), (0, 1)):
-        for y in (target, soft):
+        for y in (target, target.int(), soft):
             arguments = [Logged(tensor) if i in wrapped else tensor for i, tensor in enumerate((logits, y))]
             Logged.seen = ()
             loss = ls_loss.cross_entropy(*arguments, label_smoothing=0.1, dim=-1)

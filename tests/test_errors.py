@@ -71,6 +71,7 @@ SAME_AS_NATIVE = {
     "weight of another length": (X, Y, dict(weight=cases.weights(4))),
     "weight of another length, probabilities": (X, Q, dict(weight=cases.weights(4))),
     "weight (1, C)": (X, Y, dict(weight=W[None])),
+    "weight (C, 1)": (X, Y, dict(weight=W[:, None])),
     "float64 weight": (X, Y, dict(weight=W.double())),
     "bfloat16 weight": (X, Y, dict(weight=W.bfloat16())),
     "float64 weight, smoothing": (X, Y, dict(weight=W.double(), label_smoothing=0.1)),
@@ -238,6 +239,8 @@ def test_priors(name):
 def test_priors_of_other_kinds():
     with pytest.raises(ValueError, match="prior must be a floating point tensor, got Long"):
         ls_loss.cross_entropy(X, Y, prior=torch.tensor([1, 0, 0, 0, 0]))
+    with pytest.raises(ValueError, match=r"prior must hold one probability for each of the 5 classes, got .* \[5, 1\]"):
+        ls_loss.cross_entropy(X, Y, prior=torch.full((5, 1), 0.2))
     for prior in ([0.2] * 5, 0.2, "uniform"):
         with pytest.raises(
             TypeError, match=rf"^cross_entropy\(\): argument 'prior' must be Tensor, not {type(prior).__name__}$"

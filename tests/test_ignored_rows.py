@@ -20,12 +20,16 @@ def plain(function, logits):
     return logits.grad
 
 
-# Who multiplies by grad_output: the kernel in place, the composite twice, and autograd of the composite loss.
+# Who multiplies by grad_output: the kernel in place, the composite twice, the composite for the kernel, and autograd of the
+# composite loss, which vmap takes.
 WAYS = {
     "backward": plain,
     "retain_graph": lambda function, logits: torch.autograd.grad(function(logits), logits, retain_graph=True)[0],
     "create_graph": lambda function, logits: torch.autograd.grad(function(logits), logits, create_graph=True)[0],
     "torch.func.grad": lambda function, logits: torch.func.grad(function)(logits.detach()),
+    "torch.func.grad of vmap": lambda function, logits: torch.func.grad(
+        lambda x: torch.vmap(function, randomness="same")(x.unsqueeze(0)).sum()
+    )(logits.detach()),
 }
 
 LOSSES = {
@@ -88,6 +92,20 @@ def test_all_rows_ignored(way, layout, loss, reduction, dtype):
         return (losses * losses if reduction == "mean" else losses.sqrt()).sum()
 
     assert torch.equal(WAYS[way](outer, logits), torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("held", [float("nan"), float("inf")])
+@pytest.mark.parametrize("loss", [name for name in LOSSES if not name.startswith("fastai")])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_ignored_rows_hold_is_not_seen(way, loss, held):
+    """Not by their own gradient, and not by that of the other rows."""
+    logits, target = batch("short rows", loss, torch.float64)
+    target = cases.ignoring(target, -100)
+    function = LOSSES[loss]()
+    expected = WAYS[way](lambda x: function(x, target), logits).detach().clone()
+    assert torch.equal(expected[target == -100], torch.zeros_like(expected[target == -100]))
+    logits = logits.detach().masked_fill((target == -100)[:, None], held).requires_grad_()
+    assert torch.equal(WAYS[way](lambda x: function(x, target), logits), expected)
 
 
 @pytest.mark.parametrize("way", ["backward", "retain_graph", "create_graph"])

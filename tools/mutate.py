@@ -46,8 +46,8 @@ GLUE_TESTS = {
     "autograd.cpp": ["grad_ownership", "autograd", "routing", "special_values", "compile_basic"],
     "composite.cpp": ["autograd", "routing", "transforms", "grad_ownership", "ignored_rows", "transform_kernel"],
     "transforms.cpp": ["transform_kernel", "transforms"],
-    "routing.cpp": ["routing", "transforms", "errors"],
-    "cpu.cpp": ["routing", "forward", "errors", "registration"],
+    "routing.cpp": ["routing", "transforms", "errors", "dispatch"],
+    "cpu.cpp": ["routing", "forward", "errors", "registration", "backward"],
     "grad_buffer.cpp": ["grad_buffer"],
     "meta.cpp": ["registration", "routing", "compile_basic"],
 }

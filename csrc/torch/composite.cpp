@@ -135,8 +135,7 @@ at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
         if (options.reduction == at::Reduction::Sum) return losses.sum();
         if (every_row_counts) return losses.mean();
         // The mean over no row is NaN, its derivative 0.
-        const auto no_row = ignored.all();
-        return (losses.sum() / weights.sum().masked_fill(no_row, 1.0)).masked_fill(no_row, NAN);
+        return (losses.sum() / weights.sum()).masked_fill(ignored.all(), NAN);
     };
     const double e = options.label_smoothing;
     if (e == 0.0) return reduced(nll, false);
@@ -227,16 +226,15 @@ LossAndGradient loss_and_gradient_of_samples(const Call &call) {
         if (!single) reduced = losses.flatten(1).sum(1);
         if (options.reduction == at::Reduction::Mean) {
             const auto ignored = ignored_rows(of_rows, options.dim);
-            const auto no_row = ignored.flatten(1).all(1);
             if (!single || defined(weight)) {
                 const auto weights = target_weights(of_rows, read_targets(of_rows, options.dim), dtype);
-                const auto divisor = weights.flatten(1).sum(1).masked_fill(no_row, 1.0);
+                const auto divisor = weights.flatten(1).sum(1);
                 reduced = reduced / divisor;
                 c10::SymDimVector sizes(gradient.dim(), 1);
                 sizes[0] = divisor.sym_size(0);
                 gradient = (gradient / divisor.view_symint(sizes).masked_fill(ignored, 1.0)).to(gradient.scalar_type());
             }
-            reduced = reduced.masked_fill(no_row, NAN);
+            reduced = reduced.masked_fill(ignored.flatten(1).all(1), NAN);
         }
     }
     return {reduced.to(result_dtype), gradient, factor};
