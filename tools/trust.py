@@ -97,7 +97,8 @@ PARTS = {
     "mutants-kernels": (
         "Bugs planted in the kernels",
         "Slips planted one at a time in copies of the sources (`tools/mutants.py` has them): do the C tests find them, or a "
-        "minute of Python tests? The lines are the totals, and every survivor with the answer to it.",
+        "minute of Python tests? The lines are the totals, and every survivor with the answer to it; the run has failed while "
+        "one has none.",
         "python tools/mutate.py kernels",
         r"mutants .*killed|^survives|^    answer|not found",
     ),

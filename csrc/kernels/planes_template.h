@@ -58,9 +58,6 @@ LS_INLINE void X(finish_tile)(const ls_plan *plan, const X(tile) * tile, X(work)
         for (int k = 0; k < lanes_f64 && i + k < tile->positions; k++)
             X(put_loss)(plan->problem, tile->first_row + i + k, loss[k]);
     }
-    const V(real) minus_beta = (V(real))(-plan->beta * plan->grad_scale);
-    const V(real) minus_ignored = is_dense ? minus_beta : (V(real))(-plan->beta_ignored * plan->grad_scale);
-    for (int64_t i = 0; i < tile->positions; i++) work->minus_beta[i] = work->target[i] >= 0 ? minus_beta : minus_ignored;
 }
 
 /* Exps of a block whose position's scale is small, made smaller, and the scale larger: see SMALL_SCALE. */
@@ -97,6 +94,8 @@ LS_INLINE void X(set_scales)(const X(tile) * tile, const X(work) * work, int32_t
 LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t final,
                                 ls_smoothing smoothing) {
     const int64_t num_classes = plan->problem->num_classes;
+    /* Of ignored positions too: beta_ignored is beta, or the position is dead. */
+    const V(vec) minus_beta = V(splat)((V(real))(-plan->beta * plan->grad_scale));
     int32_t version = -1;
     for (int64_t c = 0; c < num_classes; c++) {
         if (work->version[c / LS_PLANE_BLOCK] != version) {
@@ -118,9 +117,9 @@ LS_INLINE void X(scale_tile_as)(const ls_plan *plan, const X(tile) * tile, const
             V(vec) g = V(mul)(whole ? V(load)(exps) : V(load_n)(exps, left), V(load)(work->scale + i));
             if (smoothing == LS_DENSE) {
                 V(vec) q = X(load_some)(tile->q + c * tile->q_stride + i, left);
-                g = V(fma)(V(load)(work->minus_beta + i), V(fma)(q, q_scale, s), g);
+                g = V(fma)(minus_beta, V(fma)(q, q_scale, s), g);
             } else if (smoothing != LS_PLAIN) {
-                g = V(fma)(V(load)(work->minus_beta + i), s, g);
+                g = V(fma)(minus_beta, s, g);
             }
             if (work->has_dead) g = V(zero_if)(V(is_index)(work->target + i, DEAD_POSITION), g);
             S(elem) *grad = tile->grad + c * tile->grad_stride + i;

@@ -27,7 +27,7 @@ typedef struct {
     double *has_target, *x_y, *s_y, *alpha;  /* of the targets; has_target: 1 or 0 */
     double *exp_scale, *grad_y;              /* results of the formula */
     V(real) * ref, *max, *sum, *dot, *s_sum; /* max and sums of one block */
-    V(real) * scale, *minus_beta;            /* of the gradient */
+    V(real) * scale;                         /* of the gradient */
     V(index) * target;                       /* a class, -1, or DEAD_POSITION */
     V(real) * versions;                      /* shift and MAGIC - exponent of each version of the frames */
     int32_t *version;                        /* of each block */
@@ -40,7 +40,7 @@ LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes
     work.padded = ls_padded(positions);
     double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,     &work.has_target, &work.x_y,
                                          &work.s_y,     &work.alpha,   &work.exp_scale, &work.grad_y};
-    V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale, &work.minus_beta};
+    V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale};
     char *at = (char *)scratch;
     for (int i = 0; i < LS_TILE_DOUBLES; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
     for (int i = 0; i < LS_TILE_REALS; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;

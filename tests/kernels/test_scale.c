@@ -148,12 +148,34 @@ static void draw_scale(int64_t outer, int64_t classes, int64_t inner, random_sou
     check_scale(&c);
 }
 
+/* A NaN with all of its bits set: half a unit, as rounding adds it, would carry into the sign and make it -0. */
+static void check_largest_nan(void) {
+    const uint32_t largest_nan = 0x7fffffff;
+    double grad[33];
+    for (int d = 0; d < 4; d++) {
+        for (int i = 0; i < 33; i++) store(dtypes[d], grad, i, 1);
+        ls_scaling scaling = {.outer = 1,
+                              .num_classes = 33,
+                              .inner = 1,
+                              .dtype = dtypes[d],
+                              .grad = grad,
+                              .grad_output_dtype = LS_F32,
+                              .grad_output = &largest_nan,
+                              .factor = 1,
+                              .threads = 1};
+        ls_scale(&scaling);
+        for (int i = 0; i < 33; i++)
+            if (!isnan(load(dtypes[d], grad, i))) fail("%s [%d] of a NaN is a number", dtype_name(dtypes[d]), i);
+    }
+}
+
 void test_scale(void) {
     static const int64_t big[][3] = {{5000, 10, 1}, {70, 1000, 1}, {2, 40000, 1}, {1, 100003, 1}, {3, 50, 400}, {1, 9, 5000}};
     random_source source = {11};
     for (int isa = 0; ls_isa_name(isa); isa++) {
         if (!ls_isa_available(ls_isa_name(isa))) continue;
         set_isa(isa);
+        check_largest_nan();
         for (int64_t classes = 1; classes <= 130; classes += test_thinning) {
             for (int draw = 0; draw < 24; draw++) draw_scale(random_below(&source, 6), classes, 1, &source);
             for (int draw = 0; draw < 12; draw++)
