@@ -84,6 +84,18 @@ def test_smaller_gradients_are_kept_apart():
     assert cached() <= 16 * MIB + 4 * 3 * MIB
 
 
+def test_smaller_gradients_drive_out_older_ones():
+    """A change of size must not leave blocks behind that no request will fit, with no room for those that it would."""
+    held = [gradient(1) for _ in range(4)]
+    del held
+    assert cached() == 4 * MIB
+    held = [gradient(3) for _ in range(4)]
+    places = sorted(grad.data_ptr() for grad in held)
+    del held
+    assert cached() == 12 * MIB
+    assert sorted(grad.data_ptr() for grad in [gradient(3) for _ in range(4)]) == places
+
+
 def test_small_gradients_come_from_malloc():
     gradient(1, classes=8192)
     assert cached() == MIB

@@ -184,7 +184,7 @@ KERNELS = [
 # The tests that run for a file of the glue come from tools/mutate.py.
 GLUE = [
     ("autograd.cpp", "!torch::autograd::get_current_graph_task_keep_graph() && ", ""),
-    ("autograd.cpp", "!is_batched(grad_output) && ", ""),
+    ("autograd.cpp", "is_plain_beside(grad_output, grad) && ", ""),
     ("autograd.cpp", " && !may_be_shared(grad)", ""),
     ("autograd.cpp", "is_run_by_engine(context) && ", ""),
     ("autograd.cpp", "std::move(factor), call.target}", "std::move(factor), call.target.clone()}"),

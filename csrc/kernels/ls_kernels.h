@@ -116,7 +116,8 @@ size_t ls_scratch_bytes(const ls_problem *problem);
 ls_status ls_cross_entropy(const ls_problem *problem, void *scratch, ls_error *error);
 
 /* grad[o, c, i] *= grad_output[o, i] * factor, computed in fp32 (fp64 for LS_F64) and rounded once; returns at once, without
- * reading `grad`, where every product is 1. Rows that are wholly zero stay so, whatever the product. grad is contiguous [outer, num_classes, inner]. Strides 0 broadcast grad_output. */
+ * reading `grad`, where every product is 1. Rows that are wholly zero stay so, whatever the product. grad is contiguous
+ * [outer, num_classes, inner]. Strides 0 broadcast grad_output. Returns 1 if `grad` was written, else 0. */
 typedef struct {
     int64_t outer, num_classes, inner;
     ls_dtype dtype;
@@ -128,7 +129,7 @@ typedef struct {
     int threads;
 } ls_scaling;
 
-void ls_scale(const ls_scaling *scaling);
+int ls_scale(const ls_scaling *scaling);
 
 /* distribution[i, :] = (1 - epsilon) onehot(target[i]) + epsilon u, u = prior or 1 / num_classes; contiguous, of `dtype`.
  * Every target must lie in [0, num_classes); nothing is written otherwise. target is contiguous, not LS_PROBABILITIES. */

@@ -107,9 +107,9 @@ static int all_ones(const ls_scaling *scaling) {
     return 1;
 }
 
-void ls_scale(const ls_scaling *scaling) {
+int ls_scale(const ls_scaling *scaling) {
     const int64_t elements = scaling->outer * scaling->num_classes * scaling->inner;
-    if (elements == 0 || all_ones(scaling)) return;
+    if (elements == 0 || all_ones(scaling)) return 0;
     context all = {scaling, &ls_active_kernels()->of[scaling->dtype], 1 + UNIT / (scaling->num_classes + 1)};
     const int same = scaling->grad_output_stride[0] == 0 && (scaling->grad_output_stride[1] == 0 || scaling->inner == 1) &&
                      is_finite(scaling, factor_at(scaling, 0, 0));
@@ -118,4 +118,5 @@ void ls_scale(const ls_scaling *scaling) {
                           : scaling->inner == 1 ? (scaling->outer + all.rows_a_unit - 1) / all.rows_a_unit
                                                 : scaling->outer;
     ls_share(ls_workers(scaling->threads, units, elements), units, body, &all);
+    return 1;
 }

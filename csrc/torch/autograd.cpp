@@ -16,8 +16,13 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-bool is_batched(const at::Tensor &tensor) {
-    return tensor.key_set().has_any(c10::DispatchKeySet({at::DispatchKey::Batched, at::DispatchKey::FuncTorchBatched}));
+// False for what has no data to read or gives more than numbers: batches, wrappers and subclasses that dispatch in Python (but
+// not where both stand for a traced program), and tensors with a tangent.
+bool is_plain_beside(const at::Tensor &grad_output, const at::Tensor &grad) {
+    using at::DispatchKey;
+    const c10::DispatchKeySet kinds(
+        {DispatchKey::Batched, DispatchKey::FuncTorchBatched, DispatchKey::FuncTorchGradWrapper, DispatchKey::Python});
+    return (grad_output.key_set() & kinds) == (grad.key_set() & kinds) && !grad_output._fw_grad(/*level=*/0).defined();
 }
 
 // True if somebody may hold the saved gradient itself: a tensor that went through Python, as that of a saved-tensor hook, has
@@ -28,9 +33,9 @@ bool may_be_shared(const at::Tensor &grad) {
 }
 
 // The engine hands what backward returns to the user or to the leaf. While the graph is kept the saved gradient must survive
-// that. A batched grad_output has no data to read.
+// that.
 bool may_scale_in_place(const at::Tensor &grad, const at::Tensor &grad_output) {
-    return !torch::autograd::get_current_graph_task_keep_graph() && !is_batched(grad_output) && !may_be_shared(grad);
+    return !torch::autograd::get_current_graph_task_keep_graph() && is_plain_beside(grad_output, grad) && !may_be_shared(grad);
 }
 
 // The gradient is computed in forward, in the kernel's one sweep. The logits are not saved: they may be edited after forward,
@@ -83,6 +88,9 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
                         {options[0].toInt(), options[1].toSymInt(), options[2].toDouble(), dim, options[4].toInt()},
                         {}};
         if (!differentiable) return {composite::scaled(call, grad_output, factor), at::Tensor()};
+        TORCH_CHECK_NOT_IMPLEMENTED(is_run_by_engine(context),
+                                    "cross_entropy's grad_fn cannot be called with grad mode on: use "
+                                    "torch.autograd.grad(..., create_graph=True)");
         auto rebuilt = [&] {
             const at::NoGradGuard no_grad;
             return composite::rebuild(call, factor);

@@ -218,7 +218,8 @@ void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &fa
     scaling.grad_output = values.const_data_ptr();
     scaling.factor = *factor.const_data_ptr<float>();
     scaling.threads = at::get_num_threads();
-    ls_scale(&scaling);
+    // Who takes the gradient for the unscaled one again, as after a hook that raised, is told by its version.
+    if (ls_scale(&scaling)) grad.unsafeGetTensorImpl()->bump_version();
 }
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,

@@ -51,9 +51,10 @@ class Kept {
   public:
     void put(Block *block) {
         for (auto &slot : slots) {
-            if (put_into(slot, block)) return;
+            block = slot.exchange(block, std::memory_order_acq_rel); // the older ones move up
+            if (!block) return;
         }
-        release(slots[0].exchange(block, std::memory_order_acq_rel));
+        release(block);
     }
 
     // At least half of the block must be used.
