@@ -90,6 +90,39 @@ def per_sample(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> C
     return lambda: each(logits, target)
 
 
+def samples(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Callable[[], object]:
+    """Losses of sixteen samples, without a gradient."""
+    logits, target = logits.detach().unflatten(0, (16, -1)), target.unflatten(0, (16, -1))
+    each = torch.vmap(lambda x, y: loss(x, y, label_smoothing=SMOOTHING))
+    return lambda: each(logits, target)
+
+
+def in_direction(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Callable[[], object]:
+    """The forward-mode derivative."""
+    logits = logits.detach()
+    return lambda: torch.func.jvp(lambda x: loss(x, target, label_smoothing=SMOOTHING), (logits,), (logits,))
+
+
+def second_derivative(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Callable[[], object]:
+    """The gradient of the gradient's squares."""
+
+    def step() -> None:
+        logits.grad = None
+        value = loss(logits, target, label_smoothing=SMOOTHING)
+        (first,) = torch.autograd.grad(value, logits, create_graph=True)
+        first.square().sum().backward()
+
+    return step
+
+
+DERIVATIVES = {
+    "vmap(grad)": per_sample,
+    "vmap": samples,
+    "jvp": in_direction,
+    "second derivative": second_derivative,
+}
+
+
 def pair(name: str, make: Callable[..., Callable[[], object]], logits: Tensor, target: Tensor) -> Steps:
     """Native's step and ours."""
     return {(provider, name): make(loss, logits, target) for provider, loss in FUNCTIONS.items()}
@@ -152,7 +185,8 @@ def suites(threads: int) -> Iterator[tuple[Batch, Callable[[Batch], Steps]]]:
     yield Batch(LARGE, half, threads), autocast_steps
     for shape in (TINY, MIDDLE, LARGE):
         yield Batch(shape, single, threads), compiled_steps
-    yield Batch(MIDDLE, single, threads), lambda batch: pair("vmap(grad)", per_sample, *batch.inputs())
+    for name, make in DERIVATIVES.items():
+        yield Batch(MIDDLE, single, threads), lambda batch, name=name, make=make: pair(name, make, *batch.inputs())
     yield Batch(TINY, single, threads), lambda batch: pair("tiny call", backward, *batch.inputs())
     yield Batch((512, 1000), single, threads), ddp_steps
     for elements in GROWTH:

@@ -71,11 +71,14 @@ COMPARISONS: list[tuple[str, Key, Key, float | None]] = [
         )
         for shape in ("32x10", "256x1000", LARGE)
     ),
-    (
-        "vmap(grad), in times of native, [256, 1000]",
-        (OURS, "vmap(grad)", "256x1000"),
-        (NATIVE, "vmap(grad)", "256x1000"),
-        1.1,
+    *(
+        (
+            f"{name}, in times of native, [256, 1000]",
+            (OURS, name, "256x1000"),
+            (NATIVE, name, "256x1000"),
+            goal,
+        )
+        for name, goal in (("vmap(grad)", 1.1), ("vmap", None), ("jvp", None), ("second derivative", None))
     ),
     (
         "a DDP step, in times of native, [512, 1000]",

@@ -56,6 +56,24 @@ print(*sorted(outcomes))
 """) == ["error", "right"]
 
 
+def test_kept_memory_is_given_back_before_a_gradient_fails():
+    """The kept block does not fit and leaves no room beside it: without it there is enough."""
+    assert run("""
+def gradient(mebibytes):
+    logits = torch.zeros(mebibytes * 256, 1024, requires_grad=True)
+    return logits, torch.zeros(len(logits), dtype=torch.int64)
+
+large = gradient(192)
+ls_loss.cross_entropy(*gradient(64)).backward()
+ls_loss.cross_entropy(*gradient(128)).backward()
+kept = ls_loss.config()["cache_bytes"] >> 20
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
+loss = ls_loss.cross_entropy(*large)
+print(kept, ls_loss.config()["cache_bytes"], abs(loss.item() / math.log(1024) - 1) < 1e-6)
+""") == ["128", "0", "True"]
+
+
 def test_memory_stays_flat():
     """Calls of varying shape, forward and backward, some of them failing: what the process holds does not grow."""
     first, last, large = map(

@@ -3,8 +3,10 @@
 To everyone else they are ordinary tensors, in every thread, in forked children and at exit.
 """
 
+import mmap
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -51,6 +53,32 @@ def test_a_freed_block_serves_the_next_gradient():
     second = gradient(16)
     assert second.data_ptr() == place
     assert cached() == 0
+
+
+def lazily_freed(address):
+    """How many bytes of the mapping that holds the address the system may take back without asking."""
+    inside = False
+    for line in open("/proc/self/smaps"):
+        if mapping := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(mapping[1], 16) <= address < int(mapping[2], 16)
+        elif inside and line.startswith("LazyFree:"):
+            return int(line.split()[1]) << 10
+    return None
+
+
+def test_the_system_may_take_a_kept_block():
+    probe = mmap.mmap(-1, HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        probe.madvise(mmap.MADV_FREE)
+    except OSError:
+        pytest.skip("this system has no MADV_FREE")
+    grad = gradient(16)
+    place = grad.data_ptr()
+    if lazily_freed(place) is None:
+        pytest.skip("this system does not tell what is freed lazily")
+    assert lazily_freed(place) == 0
+    del grad
+    assert lazily_freed(place) >= 14 * MIB  # the mapping may have been split
 
 
 def test_sizes_that_vary_within_a_factor_of_two():

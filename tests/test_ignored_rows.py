@@ -20,8 +20,8 @@ def plain(function, logits):
     return logits.grad
 
 
-# Who multiplies by grad_output: the kernel in place, the composite twice, the composite for the kernel, and autograd of the
-# composite loss, which vmap takes.
+# Who multiplies by grad_output: the kernel in place, the composite twice, the composite for the kernel, and the composite below
+# vmap, whose own reductions come between.
 WAYS = {
     "backward": plain,
     "retain_graph": lambda function, logits: torch.autograd.grad(function(logits), logits, retain_graph=True)[0],
@@ -126,3 +126,24 @@ def test_second_derivatives(loss, way):
     ours = WAYS[way](lambda x: norm_of_gradient(ls_loss.cross_entropy, x), logits).detach()
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
     assert torch.equal(ours[target == -100], expected[target == -100])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("layout", ["short rows", "rows", "planes"])
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_that_count_are_not_taken_for_ignored_ones(way, layout, reduction):
+    """A row so confident that its gradient is 0 times infinity is NaN: as in native, nothing hides it."""
+    shape = LAYOUTS[layout]
+    _, target = cases.batch(shape)
+    target = cases.ignoring(target, -100)
+    logits = 1000 * F.one_hot(target.clamp(0), shape[1]).float().movedim(-1, 1)
+    gradients = []
+    for function in (ls_loss.cross_entropy, F.cross_entropy):
+        x = logits.clone().requires_grad_()
+        loss = lambda x, function=function: (function(x, target, reduction=reduction) * torch.inf).sum()
+        gradients.append(WAYS[way](loss, x).detach())
+    ours, native = gradients
+    counts = (target != -100).unsqueeze(1).expand_as(native)
+    assert native[counts].isnan().all()
+    assert ours[counts].isnan().all()
+    assert torch.count_nonzero(ours[~counts]) == 0

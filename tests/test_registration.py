@@ -116,8 +116,11 @@ def test_transform_loss_grad(name, requires_grad):
 def test_scale(shape, dtype):
     grad = cases.randn(*shape).to(dtype)
     outputs = (torch.tensor(3.0, dtype=dtype), cases.randn(*cases.rows_shape(shape)).to(dtype), torch.tensor(1.0))
+    dim = 0 if len(shape) == 1 else 1
+    target = cases.integers(5, *cases.rows_shape(shape))
     for grad_output in outputs[: 1 if dtype == torch.float64 else 3]:
-        check_op(OPS.scale_.default, (grad.clone(), grad_output, torch.tensor(0.5), 0 if len(shape) == 1 else 1))
+        check_op(OPS._scale_.default, (grad.clone(), grad_output, torch.tensor(0.5), None, -100, dim))
+        check_op(OPS._scale_.default, (grad.clone(), grad_output, torch.tensor(0.5), target, -100, dim))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["", "requires grad"])
@@ -171,6 +174,8 @@ def test_scale_refuses_shapes_that_do_not_fit():
     grad, factor = cases.randn(2, 5, 3), torch.tensor(1.0)
     for grad_output in (torch.ones(6), torch.ones(2, 2), torch.ones(2, 5)):
         with pytest.raises(RuntimeError, match="one value, or one for each row"):
-            OPS.scale_(grad, grad_output, factor, 1)
+            OPS._scale_(grad, grad_output, factor, None, -100, 1)
     with pytest.raises(RuntimeError, match="contiguous"):
-        OPS.scale_(grad.transpose(0, 1), torch.ones(()), factor, 1)
+        OPS._scale_(grad.transpose(0, 1), torch.ones(()), factor, None, -100, 1)
+    with pytest.raises(RuntimeError, match="one target for each row"):
+        OPS._scale_(grad, torch.ones(()), factor, torch.zeros(6, dtype=torch.int64), -100, 1)

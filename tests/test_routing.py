@@ -102,6 +102,15 @@ def test_meta_tensors_take_the_meta_kernels():
     assert loss.is_meta and loss.shape == (4,)
 
 
+@pytest.mark.parametrize("dim, expected", [(1, "native"), (-1, "kernel")])
+def test_more_classes_than_the_kernels_count(dim, expected):
+    """Where they are not adjacent, the kernels count them in 32 bits."""
+    target = torch.zeros(1, 2, dtype=torch.int64, device="meta")
+    for classes, computed_by in [(2**31 - 1, "kernel"), (2**31, expected)]:
+        logits = torch.empty((1, classes, 2), device="meta").movedim(1, dim)
+        assert route(cross_entropy, logits, target, dim=dim) == computed_by
+
+
 @pytest.mark.parametrize("dim", [0, 2, -1])
 def test_what_native_computes_has_its_classes_moved(dim):
     """Native knows the classes in dimension 1 only, and probabilities with them."""

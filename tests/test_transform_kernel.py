@@ -188,6 +188,18 @@ HIGHER = {
         x
     ),
     "kept vjp": kept_vjp,
+    "jvp jvp": lambda loss, x: jvp(lambda z: jvp(lambda u: squared(loss, u), (z,), (x.cos(),))[1], (x,), (x.sin(),))[1],
+    "vmap jvp": lambda loss, x: vmap(lambda v: jvp(lambda u: squared(loss, u), (x,), (v,))[1])(
+        torch.stack([x, x.sin()])
+    ),
+    "jvp vmap": lambda loss, x: jvp(
+        vmap(lambda z: squared(loss, z)), (torch.stack([x, x.sin()]),), (torch.stack([x, x]),)
+    )[1],
+    "grad vmap": lambda loss, x: grad(lambda z: vmap(lambda u: squared(loss, u))(torch.stack([z, z.sin()])).sum())(x),
+    "hessian vmap": lambda loss, x: hessian(
+        lambda z: vmap(lambda u: squared(loss, u))(torch.stack([z, z.sin()])).sum()
+    )(x),
+    "autograd around plain vmap": lambda loss, x: around(vmap(lambda z: loss(z)), torch.stack([x, x.sin()])),
     "autograd within": lambda loss, x: grad(lambda z: within(loss, z))(x),
     "autograd within, twice": lambda loss, x: grad(lambda z: grad(lambda u: within(loss, u))(z).pow(2).sum())(x),
     "autograd around": lambda loss, x: around(grad(lambda z: squared(loss, z)), x),

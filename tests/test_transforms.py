@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from op import cross_entropy, smooth_labels
 from options import OPTIONS, sample
 from paths import route
+from tolerance import UNITS, assert_within, expect
 from torch.autograd import forward_ad, grad
 from torch.func import functional_call, jacfwd, jacrev, jvp, vjp, vmap
 from torch.func import grad as func_grad
@@ -192,9 +193,50 @@ def test_forward_mode(name):
     (expected,) = grad(cross_entropy(logits, target, **options), logits)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(logits.detach(), tangent)
-        assert route(cross_entropy, dual, target, **options) == "composite"
+        assert route(cross_entropy, dual, target, **options) == "kernel"
         loss = forward_ad.unpack_dual(cross_entropy(dual, target, **options))
     assert_close(loss.tangent, (expected * tangent).sum())
+
+
+@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
+@pytest.mark.parametrize("convention", ["torch", "fastai"])
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_forward_mode_of_each_dtype(dtype, convention, reduction):
+    """The gradient is rounded before the product, as every entry of it may be, and the result once more."""
+    logits, target = cases.batch((4, 5), dtype)
+    target[1] = -100
+    options = {"convention": convention, "reduction": reduction}
+    tangent = cases.randn(4, 5, seed=9).to(dtype)
+    if convention == "torch":
+        tangent[1] = torch.nan  # what is ignored has no part in the loss
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(logits, tangent)
+        loss = forward_ad.unpack_dual(cross_entropy(dual, target, **options))
+    assert torch.equal(loss.primal, cross_entropy(logits, target, **options))
+    assert loss.tangent.dtype == dtype
+    expected = expect(logits, target, label_smoothing=0.1, **options)
+    products = (expected.grad * tangent.double()).nan_to_num()
+    sums = (expected.grad_tolerance * tangent.double().abs()).nan_to_num() + UNITS[dtype][0] * 5 * products.abs()
+    rows = (-1,) if reduction == "none" else (0, 1)
+    exact = products.sum(rows)
+    assert_within(loss.tangent, exact, sums.sum(rows) + UNITS[dtype][1] * exact.abs(), "tangent")
+
+
+def test_tangents_of_logits_that_need_a_gradient_too():
+    """The gradient has a tangent: the kernel's would have none."""
+    logits, target = cases.batch((4, 5), torch.float64)
+    target[1] = -100
+    tangent = cases.randn(4, 5, seed=9)
+
+    def both(loss):
+        leaf = logits.clone().requires_grad_()
+        with forward_ad.dual_level():
+            value = loss(forward_ad.make_dual(leaf, tangent), target, label_smoothing=0.1)
+            gradient = forward_ad.unpack_dual(grad(value, leaf, create_graph=True)[0])
+            return forward_ad.unpack_dual(value).tangent, gradient.primal, gradient.tangent
+
+    for ours, native in zip(both(cross_entropy), both(F.cross_entropy), strict=True):
+        assert_close(ours, native)
 
 
 def test_tangents_of_probabilities():

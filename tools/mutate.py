@@ -43,12 +43,29 @@ FIRST = {
 }
 SUBSET = ["last_bits", "long_rows", "openmp"]  # of the Python tests, for what the test program does not find: a minute
 GLUE_TESTS = {
-    "autograd.cpp": ["grad_ownership", "autograd", "routing", "special_values", "compile_basic"],
-    "composite.cpp": ["autograd", "routing", "transforms", "grad_ownership", "ignored_rows", "transform_kernel"],
-    "transforms.cpp": ["transform_kernel", "transforms"],
+    "autograd.cpp": [
+        "grad_ownership",
+        "grad_output",
+        "ignored_rows",
+        "autograd",
+        "routing",
+        "special_values",
+        "compile_basic",
+    ],
+    "composite.cpp": [
+        "autograd",
+        "routing",
+        "transforms",
+        "grad_ownership",
+        "ignored_rows",
+        "transform_kernel",
+        "vmap_kernel",
+    ],
+    "transforms.cpp": ["transform_kernel", "vmap_kernel", "transforms"],
+    "autocast.cpp": ["vmap_kernel", "autocast"],
     "routing.cpp": ["routing", "transforms", "errors", "dispatch"],
-    "cpu.cpp": ["routing", "forward", "errors", "registration", "backward"],
-    "grad_buffer.cpp": ["grad_buffer"],
+    "cpu.cpp": ["routing", "forward", "errors", "registration", "backward", "grad_output"],
+    "grad_buffer.cpp": ["grad_buffer", "faults"],
     "meta.cpp": ["registration", "routing", "compile_basic"],
 }
 

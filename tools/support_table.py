@@ -86,9 +86,9 @@ FEATURES = {
         "First, second and third": (probes.higher_derivatives, "From the second on a composite of native operators."),
         "torch.func: grad, hessian, jacrev, jacfwd, vmap": (
             probes.transforms,
-            "Gradients by index targets, those of samples too, by the kernel; the rest by native operators.",
+            "First derivatives, losses and gradients of samples by the kernel; the rest by native operators.",
         ),
-        "Forward-mode": (probes.forward_mode, "Native operators compute it, not the kernel."),
+        "Forward-mode": (probes.forward_mode, "Of the logits by the kernel, of others by native operators."),
         "Kept graphs, hooks on saved tensors, anomaly mode, checkpoints": (probes.kept_graphs, ""),
         "Batched grad_output": (probes.batched_gradients, ""),
         "Logits edited in place after forward": (probes.logits_edited, ""),

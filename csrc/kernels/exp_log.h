@@ -17,7 +17,7 @@
 #ifndef LS_EXP_LOG_H
 #define LS_EXP_LOG_H
 
-/* 2^24 + 2^23 - style constants: 1.5 2^23 + 127 and 1.5 2^52 + 1023. */
+/* 1.5 2^23 + 127 and 1.5 2^52 + 1023: a number added to them is rounded to an integer, biased as an exponent. */
 #define MAGIC_f32 12583039.0f
 #define MAGIC_f64 6755399441056767.0
 #define MIN_EXPONENT_f32 (-126)

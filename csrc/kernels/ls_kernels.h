@@ -104,7 +104,8 @@ typedef struct {
 } ls_problem;
 
 /* 1 if the strides are served: classes adjacent (and, where a gradient is asked for, inner == 1), or positions within inner
- * adjacent. Probability targets must be adjacent the same way. A caller copies the logits otherwise. */
+ * adjacent and at most INT32_MAX classes. Probability targets must be adjacent the same way. A caller copies the logits
+ * otherwise. */
 int ls_supports(const ls_problem *problem);
 
 /* The scratch memory that ls_cross_entropy needs for this problem, in bytes. */
@@ -116,8 +117,8 @@ size_t ls_scratch_bytes(const ls_problem *problem);
 ls_status ls_cross_entropy(const ls_problem *problem, void *scratch, ls_error *error);
 
 /* grad[o, c, i] *= grad_output[o, i] * factor, computed in fp32 (fp64 for LS_F64) and rounded once; returns at once, without
- * reading `grad`, where every product is 1. Rows that are wholly zero stay so, whatever the product. grad is contiguous
- * [outer, num_classes, inner]. Strides 0 broadcast grad_output. Returns 1 if `grad` was written, else 0. */
+ * reading `grad`, where every product is 1. grad is contiguous [outer, num_classes, inner]. Strides 0 broadcast grad_output.
+ * Returns 1 if `grad` was written, else 0. */
 typedef struct {
     int64_t outer, num_classes, inner;
     ls_dtype dtype;
@@ -126,6 +127,13 @@ typedef struct {
     const void *grad_output;
     int64_t grad_output_stride[2]; /* for outer and inner, in elements */
     float factor;
+
+    /* Index targets, or NULL: the zeros of rows whose target is ignore_index stay zero, even times infinity or NaN. */
+    ls_target_kind target_kind;
+    const void *target;
+    int64_t target_stride[2];
+    int64_t ignore_index;
+
     int threads;
 } ls_scaling;
 

@@ -6,6 +6,7 @@
 #include "elements.h"
 #include "isa.h"
 #include "parallel.h"
+#include "targets.h"
 
 /* Factors converted at a time, and elements to a unit of work. */
 enum { FACTORS = 512, UNIT = 65536 };
@@ -26,12 +27,12 @@ static double factor_at(const ls_scaling *scaling, int64_t outer, int64_t positi
     return element_get(scaling->grad_output, scaling->grad_output_dtype, at) * (double)scaling->factor;
 }
 
-/* Rows that are wholly zero, as ignored ones are, stay so: 0 times a factor of infinity or NaN would be NaN. */
-static int is_zero(const ls_scaling *scaling, int64_t outer, int64_t position) {
-    const int64_t first = outer * scaling->num_classes * scaling->inner + position;
-    for (int64_t c = 0; c < scaling->num_classes; c++)
-        if (element_get(scaling->grad, scaling->dtype, first + c * scaling->inner) != 0) return 0;
-    return 1;
+static int is_ignored(const ls_scaling *scaling, int64_t outer, int64_t position) {
+    if (!scaling->target) return 0;
+    int64_t target;
+    const int64_t at = outer * scaling->target_stride[0] + position * scaling->target_stride[1];
+    ls_read_targets(&target, scaling->target, scaling->target_kind, at, 0, 1);
+    return target == scaling->ignore_index;
 }
 
 static int is_finite(const ls_scaling *scaling, double factor) {
@@ -40,7 +41,7 @@ static int is_finite(const ls_scaling *scaling, double factor) {
 
 static double factor_of(const ls_scaling *scaling, int64_t outer, int64_t position) {
     const double factor = factor_at(scaling, outer, position);
-    return is_finite(scaling, factor) || !is_zero(scaling, outer, position) ? factor : 1;
+    return is_finite(scaling, factor) || !is_ignored(scaling, outer, position) ? factor : 1;
 }
 
 static void put_factor(const ls_scaling *scaling, factors *to, int64_t i, double factor) {

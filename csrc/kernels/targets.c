@@ -33,9 +33,7 @@ static int64_t pieces_of(const ls_problem *problem) { return (rows_of(problem) +
 static int has_index_targets(const ls_problem *problem) { return problem->target_kind != LS_PROBABILITIES; }
 static size_t real_bytes(const ls_problem *problem) { return problem->dtype == LS_F64 ? 8 : 4; }
 
-/* n targets that lie `step` apart, as int64. uint64 from 2^63 on becomes negative: out of range, or the ignore_index that was
- * converted the same way. */
-static void read_targets(int64_t *to, const void *target, ls_target_kind kind, int64_t first, int64_t step, int64_t n) {
+void ls_read_targets(int64_t *to, const void *target, ls_target_kind kind, int64_t first, int64_t step, int64_t n) {
     switch (kind) {
     case LS_INT8:
         for (int64_t i = 0; i < n; i++) to[i] = ((const int8_t *)target)[first + i * step];
@@ -70,13 +68,13 @@ static void read_targets(int64_t *to, const void *target, ls_target_kind kind, i
 static void copy_targets(const ls_problem *problem, int64_t *copy, int64_t first, int64_t last) {
     const int64_t inner = problem->inner, *stride = problem->target_stride;
     if (inner == 1) {
-        read_targets(copy + first, problem->target, problem->target_kind, first * stride[0], stride[0], last - first);
+        ls_read_targets(copy + first, problem->target, problem->target_kind, first * stride[0], stride[0], last - first);
         return;
     }
     for (int64_t row = first; row < last;) {
         const int64_t position = row % inner, left = inner - position, n = left < last - row ? left : last - row;
-        read_targets(copy + row, problem->target, problem->target_kind, row / inner * stride[0] + position * stride[2],
-                     stride[2], n);
+        ls_read_targets(copy + row, problem->target, problem->target_kind, row / inner * stride[0] + position * stride[2],
+                        stride[2], n);
         row += n;
     }
 }
@@ -315,14 +313,14 @@ ls_status ls_smooth_labels(const void *target, ls_target_kind target_kind, int64
     }
     int64_t y;
     for (int64_t row = 0; row < rows; row++) {
-        read_targets(&y, target, target_kind, row, 1, 1);
+        ls_read_targets(&y, target, target_kind, row, 1, 1);
         if (y < 0 || y >= num_classes) {
             *error = (ls_error){.position = row, .target = y};
             return LS_TARGET_OUT_OF_RANGE;
         }
     }
     for (int64_t row = 0; row < rows; row++) {
-        read_targets(&y, target, target_kind, row, 1, 1);
+        ls_read_targets(&y, target, target_kind, row, 1, 1);
         for (int64_t c = 0; c < num_classes; c++) {
             double u = prior ? element_get(prior, prior_dtype, c) : 1 / (double)num_classes;
             element_put(distribution, dtype, row * num_classes + c, (c == y ? 1 - epsilon : 0) + epsilon * u);

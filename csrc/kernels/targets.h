@@ -1,8 +1,12 @@
-/* The pass over the targets: everything that a convention means happens there. Private to the kernels. */
+/* Targets are read here, and the pass over them, where everything happens that a convention means. Private to the kernels. */
 #ifndef LS_TARGETS_H
 #define LS_TARGETS_H
 
 #include "plan.h"
+
+/* n index targets from `first` on that lie `step` apart, as int64. uint64 from 2^63 on becomes negative: out of range, or the
+ * ignore_index that was converted the same way. */
+void ls_read_targets(int64_t *to, const void *target, ls_target_kind kind, int64_t first, int64_t step, int64_t n);
 
 size_t ls_plan_scratch_bytes(const ls_problem *problem);
 

@@ -2,6 +2,7 @@
 // are short, are cast; probabilities only if they are not of the logits' dtype. Knows dtypes, no formula.
 #include "autograd.h"
 #include "routing.h"
+#include "transforms.h"
 
 #include <ATen/autocast_mode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -26,12 +27,30 @@ at::Tensor under_autocast(const Call &call) {
     return function(widened_call);
 }
 
+bool is_autocast(const Call &call) {
+    const auto device = call.input.device().type();
+    return at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
+}
+
 // vmap gets here before autocast does.
 template <auto function, auto route>
 at::Tensor under_vmap(const Call &call) {
-    const auto device = call.input.device().type();
-    const bool autocast = at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
-    return autocast ? under_autocast<function, route>(call) : function(call);
+    return is_autocast(call) ? under_autocast<function, route>(call) : function(call);
+}
+
+// The level below has its own autocast, which must not come before it is reached.
+at::Tensor rows_under_vmap(const Call &call) {
+    const bool autocast = is_autocast(call);
+    const auto dtype = call.input.scalar_type();
+    // Losses of rows in 16 bits would be rounded before they are summed.
+    const bool rounded_twice =
+        (dtype == at::kHalf || dtype == at::kBFloat16) && !autocast && call.options.reduction != at::Reduction::None;
+    if (!rounded_twice) {
+        std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
+        if (autocast) no_autocast.emplace(at::autocast::get_autocast_dispatch_key_from_device_type(call.input.device().type()));
+        if (auto loss = transforms::batched_cross_entropy(call)) return *loss;
+    }
+    return under_vmap<cross_entropy, route>(call);
 }
 
 void implement(torch::Library &m) {
@@ -50,6 +69,6 @@ TORCH_LIBRARY_IMPL(ls_loss, AutocastPrivateUse1, m) { ls_loss::implement(m); }
 
 TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) {
     using namespace ls_loss;
-    m.impl("cross_entropy", from_arguments<under_vmap<cross_entropy, route>>);
+    m.impl("cross_entropy", from_arguments<rows_under_vmap>);
     m.impl("_aten_cross_entropy", from_arguments<under_vmap<aten_cross_entropy, route_without_kernel>>);
 }

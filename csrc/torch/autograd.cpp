@@ -62,7 +62,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
         // One entry: each costs a look-up. As a tuple its numbers stay constants under compiled autograd.
         context->saved_data["options"] =
             std::make_tuple(options.reduction, options.ignore_index, options.label_smoothing, class_dim(input, options.dim),
-                            options.convention, defined(call.weight), defined(call.prior));
+                            options.convention, defined(call.weight), defined(call.prior), composite::leaves_out_ignored(call));
         return loss;
     }
 
@@ -76,7 +76,8 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
         const bool differentiable = at::GradMode::is_enabled();
         if (!differentiable && is_run_by_engine(context) && may_scale_in_place(grad, grad_output)) {
             const at::AutoDispatchBelowADInplaceOrView below;
-            call_scale_(grad, grad_output, factor, dim); // returns at once if grad_output is 1
+            const auto target = options[7].toBool() ? OptionalTensor(saved[2]) : OptionalTensor();
+            call_scale_(grad, grad_output, factor, target, options[1].toSymInt(), dim); // returns at once if grad_output is 1
             return {grad, at::Tensor()};
         }
         const OptionalTensor weight = options[5].toBool() ? OptionalTensor(saved[3]) : OptionalTensor();
@@ -109,6 +110,8 @@ at::Tensor take(Route route, const Call &call) {
         return composite::loss(call);
     case Route::transform:
         return transforms::cross_entropy(call);
+    case Route::tangent:
+        return transforms::with_tangent(call);
     case Route::kernel:
         break;
     }

@@ -49,11 +49,13 @@ auto from_inner_arguments(const at::Tensor &input, const at::Tensor &target, con
         {input, target, weight, prior, {reduction, std::move(ignore_index), label_smoothing, dim, convention}, loss_dtype});
 }
 
-// The ops below autograd, through the dispatcher.
+// Ops through the dispatcher.
 using LossAndGradient = std::tuple<at::Tensor, at::Tensor, at::Tensor>; // loss, gradient, factor of the gradient
 at::Tensor call_loss(const Call &call);
 LossAndGradient call_loss_grad(const Call &call);
 LossAndGradient call_transform_loss_grad(const Call &call); // the same at functorch's levels
-void call_scale_(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim);
+at::Tensor call_cross_entropy(const Call &call);            // the public op, for the level below
+void call_scale_(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, const OptionalTensor &target,
+                 c10::SymInt ignore_index, int64_t dim);
 
 } // namespace ls_loss

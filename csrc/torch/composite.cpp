@@ -41,11 +41,6 @@ at::Tensor rows(const at::Tensor &values, int64_t dim, int64_t rank) {
     return (rank == 1 ? values.reshape({}) : values).unsqueeze(dim);
 }
 
-// fastai's convention leaves out the first part of an ignored row only.
-bool smooths_ignored(const Options &options) {
-    return options.convention == convention_fastai && options.label_smoothing != 0.0;
-}
-
 // Index targets with the class dimension as 1.
 struct Targets {
     at::Tensor ignored; // bool
@@ -66,7 +61,7 @@ Targets read_targets(const Call &call, int64_t dim) {
 at::Tensor outer_factor(const Call &call, const at::Tensor &grad_output) {
     const auto dim = call.options.dim;
     const auto outer = grad_output.dim() == 0 ? grad_output : rows(grad_output, dim, call.input.dim());
-    if (has_probabilities(call) || smooths_ignored(call.options)) return outer;
+    if (!leaves_out_ignored(call)) return outer;
     return outer.masked_fill(ignored_rows(call, dim), 0.0);
 }
 
@@ -123,7 +118,7 @@ at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
     const auto targets = read_targets(call, dim);
     // What an ignored row holds must not reach its gradient, not even as 0 times NaN.
     const auto input = call.input.to(dtype);
-    const auto log_p = at::log_softmax(smooths_ignored(options) ? input : input.masked_fill(targets.ignored, 0.0), dim);
+    const auto log_p = at::log_softmax(leaves_out_ignored(call) ? input.masked_fill(targets.ignored, 0.0) : input, dim);
 
     const auto target = call.target.to(at::kLong);
     require_targets(call, log_p.detach(), target, dim);
@@ -177,6 +172,10 @@ at::Tensor add_probability_terms(at::Tensor &gradient, const Call &call, int64_t
 
 } // namespace
 
+bool leaves_out_ignored(const Call &call) {
+    return !has_probabilities(call) && (call.options.convention == convention_torch || call.options.label_smoothing == 0.0);
+}
+
 at::Tensor loss(const Call &call) {
     if (!well_formed(call)) {
         hand_over(call);
@@ -198,46 +197,72 @@ LossAndGradient loss_and_gradient(const Call &call) {
     const auto dim = class_dim(call.input, call.options.dim);
     auto x = call.input.to(computation_dtype(call.input.scalar_type()));
     const bool probabilities = has_probabilities(call);
-    if (!probabilities && !smooths_ignored(call.options)) x = x.masked_fill(ignored_rows(call, dim), 0.0);
+    if (leaves_out_ignored(call)) x = x.masked_fill(ignored_rows(call, dim), 0.0);
     auto terms = at::zeros_like(x);
     const auto scale = (probabilities ? add_probability_terms : add_index_terms)(terms, call, dim);
     const auto gradient = scale * at::softmax(x, dim) - terms;
     return {loss(call), gradient.to(call.input.scalar_type()), at::ones({}, call.input.options().dtype(at::kFloat))};
 }
 
+namespace {
+
+// Samples of one row each have targets of shape () or (1).
+bool are_single_rows(const Call &samples) { return samples.input.dim() == 2; }
+
+at::Tensor targets_of_rows(const Call &samples) {
+    return are_single_rows(samples) && !has_probabilities(samples) ? samples.target.flatten() : samples.target;
+}
+
+// The divisors of means of index targets, one a sample.
+at::Tensor divisors(const Call &rows, at::ScalarType dtype) {
+    return target_weights(rows, read_targets(rows, rows.options.dim), dtype).flatten(1).sum(1);
+}
+
+// Losses of rows as the samples' own reduction has them.
+at::Tensor reduced_to_samples(const at::Tensor &losses, const Call &samples, const Call &rows, const OptionalTensor &divisor) {
+    const auto reduction = samples.options.reduction;
+    const bool probabilities = has_probabilities(samples);
+    if (reduction == at::Reduction::None) return probabilities ? losses : losses.view_symint(samples.target.sym_sizes());
+    const bool counts_rows = probabilities && reduction == at::Reduction::Mean;
+    auto reduced = are_single_rows(samples) ? losses : counts_rows ? losses.flatten(1).mean(1) : losses.flatten(1).sum(1);
+    if (probabilities || reduction == at::Reduction::Sum) return reduced;
+    if (defined(divisor)) reduced = reduced / *divisor;
+    return reduced.masked_fill(ignored_rows(rows, rows.options.dim).flatten(1).all(1), NAN);
+}
+
+} // namespace
+
 LossAndGradient loss_and_gradient_of_samples(const Call &call) {
     const auto &options = call.options;
     const auto result_dtype = call.loss_dtype.value_or(call.input.scalar_type()), dtype = computation_dtype(result_dtype);
-    // One row each: targets of shape () or (1).
-    const bool single = call.input.dim() == 2;
-    const auto target = single ? call.target.flatten() : call.target;
     const auto cast = [&](const OptionalTensor &tensor) {
         return defined(tensor) ? OptionalTensor(tensor->to(dtype)) : tensor;
     };
+    const auto target = targets_of_rows(call);
     const auto weight = cast(call.weight), prior = cast(call.prior);
-    Call of_rows{call.input, target, weight, prior, options, dtype};
-    of_rows.options.reduction = at::Reduction::None;
-    auto [losses, gradient, factor] = call_transform_loss_grad(of_rows);
-
-    auto reduced = losses;
-    if (options.reduction == at::Reduction::None) {
-        reduced = losses.view_symint(call.target.sym_sizes());
-    } else {
-        if (!single) reduced = losses.flatten(1).sum(1);
-        if (options.reduction == at::Reduction::Mean) {
-            const auto ignored = ignored_rows(of_rows, options.dim);
-            if (!single || defined(weight)) {
-                const auto weights = target_weights(of_rows, read_targets(of_rows, options.dim), dtype);
-                const auto divisor = weights.flatten(1).sum(1);
-                reduced = reduced / divisor;
-                c10::SymDimVector sizes(gradient.dim(), 1);
-                sizes[0] = divisor.sym_size(0);
-                gradient = (gradient / divisor.view_symint(sizes).masked_fill(ignored, 1.0)).to(gradient.scalar_type());
-            }
-            reduced = reduced.masked_fill(ignored.flatten(1).all(1), NAN);
-        }
+    Call rows{call.input, target, weight, prior, options, dtype};
+    rows.options.reduction = at::Reduction::None;
+    auto [losses, gradient, factor] = call_transform_loss_grad(rows);
+    OptionalTensor divisor;
+    if (options.reduction == at::Reduction::Mean && (!are_single_rows(call) || defined(weight))) {
+        divisor = divisors(rows, dtype);
+        c10::SymDimVector sizes(gradient.dim(), 1);
+        sizes[0] = divisor->sym_size(0);
+        const auto of_rows = divisor->view_symint(sizes).masked_fill(ignored_rows(rows, options.dim), 1.0);
+        gradient = (gradient / of_rows).to(gradient.scalar_type());
     }
-    return {reduced.to(result_dtype), gradient, factor};
+    return {reduced_to_samples(losses, call, rows, divisor).to(result_dtype), gradient, factor};
+}
+
+at::Tensor loss_of_samples(const Call &call) {
+    const auto target = targets_of_rows(call);
+    Call rows{call.input, target, call.weight, call.prior, call.options, {}};
+    rows.options.reduction = at::Reduction::None;
+    const auto losses = call_cross_entropy(rows);
+    OptionalTensor divisor;
+    if (call.options.reduction == at::Reduction::Mean && !has_probabilities(call))
+        divisor = divisors(rows, losses.scalar_type());
+    return reduced_to_samples(losses, call, rows, divisor);
 }
 
 Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
@@ -261,7 +286,7 @@ std::pair<at::Tensor, at::Tensor> second(const Call &call, const Rebuilt &rebuil
     const auto dim = call.options.dim;
     const auto p = at::softmax(rebuilt.logits, dim);
     auto given = derivative.to(p.scalar_type());
-    if (!has_probabilities(call) && !smooths_ignored(call.options)) given = given.masked_fill(ignored_rows(call, dim), 0.0);
+    if (leaves_out_ignored(call)) given = given.masked_fill(ignored_rows(call, dim), 0.0);
     const auto of_p = given * outer_factor(call, grad_output.to(p.scalar_type())) * rebuilt.scale;
     const auto logits = p * (of_p - (p * of_p).sum(dim, /*keepdim=*/true));
     // Not by p - p.detach(): detach() is that of every level of functorch, and others differentiate `rebuilt` too.
@@ -277,6 +302,18 @@ at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Ten
     // The factor of other dtypes is 1. With the rank of the logits: vmap of no samples cannot multiply numbers.
     if (grad.scalar_type() == at::kHalf) outer = outer * factor.view_symint(c10::SymDimVector(grad.dim(), 1));
     return (grad.to(dtype) * outer).to(grad.scalar_type());
+}
+
+at::Tensor tangent(const Call &call, const at::Tensor &factor, const at::Tensor &of_logits) {
+    const auto &grad = call.input;
+    const auto dim = class_dim(grad, call.options.dim);
+    const auto dtype = computation_dtype(grad.scalar_type());
+    auto of_rows = (grad.to(dtype) * of_logits.to(dtype)).sum(dim);
+    if (grad.scalar_type() == at::kHalf) of_rows = of_rows * factor;
+    const bool probabilities = has_probabilities(call);
+    if (leaves_out_ignored(call)) of_rows = of_rows.masked_fill(ignored_rows(call, dim).squeeze(dim), 0.0);
+    if (call.options.reduction != at::Reduction::None) return of_rows.sum();
+    return probabilities ? of_rows : of_rows.view_symint(call.target.sym_sizes());
 }
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,

@@ -9,6 +9,9 @@
 
 namespace ls_loss::composite {
 
+// True if ignored rows count for nothing, whatever they hold. fastai's convention leaves out the first part of its loss only.
+bool leaves_out_ignored(const Call &call);
+
 at::Tensor loss(const Call &call);
 
 // Loss, gradient and 1, its factor: what the kernel computes, as a function that can be differentiated.
@@ -18,6 +21,9 @@ LossAndGradient loss_and_gradient(const Call &call);
 // samples, and `call.options.dim` from the front.
 LossAndGradient loss_and_gradient_of_samples(const Call &call);
 
+// The loss alone, by whoever serves rows; probability targets too.
+at::Tensor loss_of_samples(const Call &call);
+
 // What is left of a gradient that the kernel has computed: enough to differentiate it again without the logits.
 struct Rebuilt {
     at::Tensor logits;   // log p: the logits up to a constant per row, which softmax ignores
@@ -26,7 +32,7 @@ struct Rebuilt {
     at::Tensor scaled_p; // A p
 };
 
-// In these four `call.input` is the stored gradient; its shape and dtype are those of the logits. `call.options.dim` counts
+// In these five `call.input` is the stored gradient; its shape and dtype are those of the logits. `call.options.dim` counts
 // from the front.
 Rebuilt rebuild(const Call &call, const at::Tensor &factor);
 
@@ -39,6 +45,9 @@ std::pair<at::Tensor, at::Tensor> second(const Call &call, const Rebuilt &rebuil
 
 // The stored gradient times grad_output in a new tensor, rounded once.
 at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Tensor &factor);
+
+// The derivative of the loss in the direction of the logits' tangent.
+at::Tensor tangent(const Call &call, const at::Tensor &factor, const at::Tensor &of_logits);
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
                          std::optional<at::ScalarType> dtype);

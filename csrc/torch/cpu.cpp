@@ -202,7 +202,8 @@ bool is_value_per_row(const at::Tensor &values, const at::Tensor &logits, int64_
     return values.sizes() == sizes;
 }
 
-void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim) {
+void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &factor, const OptionalTensor &target,
+            c10::SymInt ignore_index, int64_t dim) {
     dim = class_dim(grad, dim);
     TORCH_CHECK(grad_output.dim() == 0 || is_value_per_row(grad_output, grad, dim),
                 "grad_output must have one value, or one for each row, got shape ", grad_output.sizes());
@@ -217,6 +218,14 @@ void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &fa
         values = fold_rows(grad_output, dim, scaling.grad_output_stride[0], scaling.grad_output_stride[1]);
     scaling.grad_output = values.const_data_ptr();
     scaling.factor = *factor.const_data_ptr<float>();
+    at::Tensor targets;
+    if (defined(target)) {
+        TORCH_CHECK(is_value_per_row(*target, grad, dim), "there must be one target for each row, got shape ", target->sizes());
+        scaling.target_kind = kernel_target_kind(target->scalar_type());
+        targets = fold_rows(*target, dim, scaling.target_stride[0], scaling.target_stride[1]);
+        scaling.target = targets.const_data_ptr();
+        scaling.ignore_index = ignore_index.expect_int();
+    }
     scaling.threads = at::get_num_threads();
     // Who takes the gradient for the unscaled one again, as after a hook that raised, is told by its version.
     if (ls_scale(&scaling)) grad.unsafeGetTensorImpl()->bump_version();
@@ -258,6 +267,6 @@ TORCH_LIBRARY_IMPL(ls_loss, CPU, m) {
     using namespace ls_loss;
     m.impl("_loss", from_inner_arguments<ls_loss::loss>);
     m.impl("_loss_grad", from_inner_arguments<ls_loss::loss_grad>);
-    m.impl("scale_", ls_loss::scale_);
+    m.impl("_scale_", ls_loss::scale_);
     m.impl("smooth_labels", ls_loss::smooth_labels);
 }

@@ -1,4 +1,4 @@
-// Memory for gradients. Touching fresh memory costs more than computing the gradient: large blocks are advised to huge pages
+// Memory for gradients. Touching fresh memory costs more than computing the gradient: from 256 KiB on it is advised to huge pages,
 // and freed blocks are kept for the next gradients: one of 4 MiB or more, up to four smaller ones. Knows nothing of losses.
 #pragma once
 

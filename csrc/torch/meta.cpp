@@ -25,7 +25,7 @@ LossAndGradient loss_grad(const Call &call) {
     return {loss(call), at::empty_symint(call.input.sym_sizes(), options), at::empty({}, options.dtype(at::kFloat))};
 }
 
-void scale_(at::Tensor, const at::Tensor &, const at::Tensor &, int64_t) {}
+void scale_(at::Tensor, const at::Tensor &, const at::Tensor &, const OptionalTensor &, c10::SymInt, int64_t) {}
 
 at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
                          std::optional<at::ScalarType> dtype) {
@@ -42,6 +42,6 @@ TORCH_LIBRARY_IMPL(ls_loss, Meta, m) {
     using namespace ls_loss;
     m.impl("_loss", from_inner_arguments<ls_loss::loss>);
     m.impl("_loss_grad", from_inner_arguments<ls_loss::loss_grad>);
-    m.impl("scale_", ls_loss::scale_);
+    m.impl("_scale_", ls_loss::scale_);
     m.impl("smooth_labels", ls_loss::smooth_labels);
 }

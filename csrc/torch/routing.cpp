@@ -9,6 +9,8 @@
 #include <ATen/ops/movedim.h>
 #include <c10/core/GradMode.h>
 
+#include <limits>
+
 namespace ls_loss {
 namespace {
 
@@ -39,12 +41,26 @@ bool in_functorch_transform() {
 
 bool has_tangent(const at::Tensor &tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
-bool has_tangent(const OptionalTensor &tensor) { return defined(tensor) && has_tangent(*tensor); }
+bool has_tangent(const OptionalTensor &vector) { return defined(vector) && has_tangent(*vector); }
 
-bool requires_grad(const OptionalTensor &tensor) { return defined(tensor) && tensor->requires_grad(); }
+bool requires_grad(const OptionalTensor &vector) { return defined(vector) && vector->requires_grad(); }
 
 bool same_kind(const at::Tensor &tensor, const at::Tensor &input) {
     return tensor.device() == input.device() && tensor.layout() == at::kStrided && !tensor.is_nested();
+}
+
+// ls_supports() names the limit of classes that are not adjacent. A size that is a symbol must not be tied to it by a guard.
+bool counts_classes(const Call &call) {
+    const auto last = call.input.dim() - 1;
+    if (last < 1) return true;
+    const auto dim = class_dim(call.input, call.options.dim);
+    return dim == last || call.input.sym_size(dim).maybe_as_int().value_or(0) <= std::numeric_limits<int32_t>::max();
+}
+
+// True if nothing but the logits is differentiated, and they forward only: a gradient would need the tangent in its graph.
+bool have_tangent_alone(const Call &call) {
+    return has_tangent(call.input) && !call.input.requires_grad() && !has_tangent(call.target) &&
+           !call.target.requires_grad() && !has_tangent(call.weight) && !requires_grad(call.weight) && !has_tangent(call.prior);
 }
 
 } // namespace
@@ -116,6 +132,7 @@ bool served_by_kernel(const Call &call) {
     const auto device = input.device().type();
     if ((device != at::kCPU && device != at::kMeta) || !same_kind(input, input)) return false;
     if (!same_kind(call.target, input)) return false;
+    if (!counts_classes(call)) return false;
     const auto vector_dtype = call.loss_dtype.value_or(dtype);
     for (const auto *vector : {&call.weight, &call.prior}) {
         if (defined(*vector) && ((*vector)->scalar_type() != vector_dtype || !same_kind(**vector, input))) return false;
@@ -129,8 +146,8 @@ Route route_without_kernel(const Call &call) {
 
 Route route(const Call &call) {
     if (!served_by_kernel(call)) return route_without_kernel(call);
+    if (has_tangent(call)) return have_tangent_alone(call) ? Route::tangent : Route::composite;
     if (in_functorch_transform()) return transforms::serves(call) ? Route::transform : Route::composite;
-    if (has_tangent(call)) return Route::composite;
     // The kernel's gradient is that of the logits.
     if (c10::GradMode::is_enabled() && (call.target.requires_grad() || requires_grad(call.weight)))
         return route_without_kernel(call);

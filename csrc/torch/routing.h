@@ -6,7 +6,7 @@
 
 namespace ls_loss {
 
-enum class Route { kernel, native, composite, transform };
+enum class Route { kernel, native, composite, transform, tangent };
 
 // True if a tensor of the call carries a forward-mode derivative.
 bool has_tangent(const Call &call);

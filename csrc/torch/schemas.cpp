@@ -14,7 +14,8 @@ const std::string labels_arguments = "Tensor target, SymInt num_classes, float e
 
 } // namespace
 
-// reduction: 0 none, 1 mean, 2 sum. convention: 0 torch, 1 fastai.
+// reduction: 0 none, 1 mean, 2 sum. convention: 0 torch, 1 fastai. A schema that changes, or goes, stays registered beside the
+// new one from the first release on: Inductor's cache on disk keeps calls of it that a later version must still serve.
 TORCH_LIBRARY(ls_loss, m) {
     const auto define = [&](const std::string &schema) { m.def(schema.c_str(), {at::Tag::pt2_compliant_tag}); };
     define("cross_entropy(" + call_arguments + ") -> Tensor");
@@ -23,7 +24,7 @@ TORCH_LIBRARY(ls_loss, m) {
     define("_loss_grad(" + call_arguments + ", ScalarType? loss_dtype) -> (Tensor loss, Tensor grad_input, Tensor factor)");
     define("_transform_loss_grad(" + call_arguments +
            ", ScalarType? loss_dtype) -> (Tensor loss, Tensor grad_input, Tensor factor)");
-    define("scale_(Tensor(a!) grad, Tensor grad_output, Tensor factor, int dim) -> ()");
+    define("_scale_(Tensor(a!) grad, Tensor grad_output, Tensor factor, Tensor? target, SymInt ignore_index, int dim) -> ()");
     define("smooth_labels(" + labels_arguments + ") -> Tensor");
     define("_aten_smooth_labels(" + labels_arguments + ") -> Tensor");
 }
@@ -64,9 +65,20 @@ LossAndGradient call_transform_loss_grad(const Call &call) {
     return dispatch(op, call);
 }
 
-void call_scale_(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, int64_t dim) {
-    static const auto op = find<void(at::Tensor, const at::Tensor &, const at::Tensor &, int64_t)>("ls_loss::scale_");
-    op.call(grad, grad_output, factor, dim);
+at::Tensor call_cross_entropy(const Call &call) {
+    static const auto op = find<at::Tensor(const at::Tensor &, const at::Tensor &, const OptionalTensor &, int64_t, c10::SymInt,
+                                           double, const OptionalTensor &, int64_t, int64_t)>("ls_loss::cross_entropy");
+    const auto &options = call.options;
+    return op.call(call.input, call.target, call.weight, options.reduction, options.ignore_index, options.label_smoothing,
+                   call.prior, options.dim, options.convention);
+}
+
+void call_scale_(const at::Tensor &grad, const at::Tensor &grad_output, const at::Tensor &factor, const OptionalTensor &target,
+                 c10::SymInt ignore_index, int64_t dim) {
+    static const auto op =
+        find<void(at::Tensor, const at::Tensor &, const at::Tensor &, const OptionalTensor &, c10::SymInt, int64_t)>(
+            "ls_loss::_scale_");
+    op.call(grad, grad_output, factor, target, std::move(ignore_index), dim);
 }
 
 } // namespace ls_loss

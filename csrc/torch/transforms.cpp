@@ -113,43 +113,67 @@ LossAndGradient differentiable_loss_grad(const Call &call) {
     return call_transform_loss_grad(call);
 }
 
-// All samples in one call of the kernel, as rows; what a sample's reduction divides by comes after.
-LossAndGradient batched_loss_grad(const Call &call) {
-    int64_t level = 0;
-    c10::SymInt samples;
-    const auto find_level = [&](const at::Tensor &tensor) {
-        const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
-        if (!batched || batched->level() < level) return;
-        level = batched->level();
-        samples = batched->value().sym_size(batched->bdim());
-    };
-    find_level(call.input);
-    find_level(call.target);
-    if (defined(call.weight)) find_level(*call.weight);
-    if (defined(call.prior)) find_level(*call.prior);
-    const auto at_level = [&](const at::Tensor &tensor) {
-        const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
-        return batched && batched->level() == level ? batched : nullptr;
-    };
-    const auto is_batched = [&](const OptionalTensor &vector) { return defined(vector) && at_level(*vector); };
-    const bool two_divisors = call.options.convention == convention_fastai && call.options.reduction == at::Reduction::Mean;
-    if (is_batched(call.weight) || is_batched(call.prior) || two_divisors || has_probabilities(call))
-        return composite::loss_and_gradient(call);
+// The innermost level of vmap that a tensor of the call is batched at, and its samples.
+class Samples {
+  public:
+    explicit Samples(const Call &call) {
+        find(call.input);
+        find(call.target);
+        for (const auto *vector : {&call.weight, &call.prior})
+            if (defined(*vector)) find(**vector);
+    }
 
-    const c10::impl::ExcludeDispatchKeyGuard no_batches(c10::DispatchKey::FuncTorchBatched);
-    const auto samples_first = [&](const at::Tensor &tensor) {
-        if (const auto *batched = at_level(tensor)) return batched->value().movedim(batched->bdim(), 0);
+    bool has(const at::Tensor &tensor) const { return of(tensor); }
+    bool has(const OptionalTensor &vector) const { return defined(vector) && of(*vector); }
+
+    // Dimension 0 counts the samples.
+    at::Tensor first(const at::Tensor &tensor) const {
+        if (const auto *batched = of(tensor)) return batched->value().movedim(batched->bdim(), 0);
         c10::SymDimVector sizes(tensor.sym_sizes());
-        sizes.insert(sizes.begin(), samples);
+        sizes.insert(sizes.begin(), count_);
         return tensor.expand_symint(sizes);
-    };
-    const auto input = samples_first(call.input), target = samples_first(call.target);
+    }
+
+    at::Tensor as_batch(at::Tensor tensor) const { return at::functorch::makeBatched(std::move(tensor), 0, level_); }
+
+  private:
+    void find(const at::Tensor &tensor) {
+        const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
+        if (!batched || batched->level() < level_) return;
+        level_ = batched->level();
+        count_ = batched->value().sym_size(batched->bdim());
+    }
+
+    const at::functorch::BatchedTensorImpl *of(const at::Tensor &tensor) const {
+        const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
+        return batched && batched->level() == level_ ? batched : nullptr;
+    }
+
+    int64_t level_ = 0;
+    c10::SymInt count_;
+};
+
+// Class weights or a prior of each sample, and a mean of two divisors, are more than rows.
+bool are_rows(const Samples &samples, const Call &call) {
+    const bool two_divisors = call.options.convention == convention_fastai && call.options.reduction == at::Reduction::Mean;
+    return !samples.has(call.weight) && !samples.has(call.prior) && !two_divisors;
+}
+
+// All samples in one call of the kernel, as rows; what a sample's reduction divides by comes after.
+template <auto function>
+auto of_rows(const Samples &samples, const Call &call) {
+    const c10::impl::ExcludeDispatchKeyGuard no_batches(c10::DispatchKey::FuncTorchBatched);
+    const auto input = samples.first(call.input), target = samples.first(call.target);
     auto options = call.options;
     options.dim = class_dim(call.input, options.dim) + 1;
-    auto [loss, grad, factor] =
-        composite::loss_and_gradient_of_samples({input, target, call.weight, call.prior, options, call.loss_dtype});
-    return {at::functorch::makeBatched(std::move(loss), 0, level), at::functorch::makeBatched(std::move(grad), 0, level),
-            std::move(factor)};
+    return function(Call{input, target, call.weight, call.prior, options, call.loss_dtype});
+}
+
+LossAndGradient batched_loss_grad(const Call &call) {
+    const Samples samples(call);
+    if (!are_rows(samples, call) || has_probabilities(call)) return composite::loss_and_gradient(call);
+    auto [loss, grad, factor] = of_rows<composite::loss_and_gradient_of_samples>(samples, call);
+    return {samples.as_batch(std::move(loss)), samples.as_batch(std::move(grad)), std::move(factor)};
 }
 
 } // namespace
@@ -158,8 +182,7 @@ LossAndGradient batched_loss_grad(const Call &call) {
 bool serves(const Call &call) {
     return is_wrapped(call.input) && is_wrapped(call.target) && (!defined(call.weight) || is_wrapped(*call.weight)) &&
            (!defined(call.prior) || is_wrapped(*call.prior)) && c10::GradMode::is_enabled() && call.input.requires_grad() &&
-           !call.target.requires_grad() && !(defined(call.weight) && call.weight->requires_grad()) && !has_tangent(call) &&
-           !has_probabilities(call);
+           !call.target.requires_grad() && !(defined(call.weight) && call.weight->requires_grad()) && !has_probabilities(call);
 }
 
 at::Tensor cross_entropy(const Call &call) {
@@ -174,6 +197,23 @@ at::Tensor cross_entropy(const Call &call) {
     node->set_next_edges(torch::autograd::collect_next_edges(call.input));
     torch::autograd::set_history(loss, node);
     return loss;
+}
+
+at::Tensor with_tangent(const Call &call) {
+    const auto input = call.input._fw_primal(/*level=*/0);
+    auto [loss, grad, factor] =
+        call_transform_loss_grad({input, call.target, call.weight, call.prior, call.options, call.loss_dtype});
+    const Call of_gradient{grad, call.target, call.weight, call.prior, call.options, {}};
+    const auto tangent = composite::tangent(of_gradient, factor, call.input._fw_grad(/*level=*/0));
+    loss._set_fw_grad(tangent.to(loss.scalar_type()), /*level=*/0, /*is_inplace_op=*/false);
+    return loss;
+}
+
+// The level below computes the rows, and differentiates them if it has to. Logits that samples share would be copied for each.
+std::optional<at::Tensor> batched_cross_entropy(const Call &call) {
+    const Samples samples(call);
+    if (!samples.has(call.input) || !are_rows(samples, call) || !served_by_kernel(call)) return std::nullopt;
+    return samples.as_batch(of_rows<composite::loss_of_samples>(samples, call));
 }
 
 } // namespace ls_loss::transforms

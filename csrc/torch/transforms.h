@@ -1,4 +1,5 @@
-// The kernel's gradient within torch.func.grad and what is built on it, where torch::autograd::Function is refused.
+// The kernel at functorch's levels: within vmap, and within torch.func.grad and what is built on it, where
+// torch::autograd::Function is refused.
 #pragma once
 
 #include "call.h"
@@ -9,5 +10,11 @@ namespace ls_loss::transforms {
 bool serves(const Call &call);
 
 at::Tensor cross_entropy(const Call &call);
+
+// The loss with its forward-mode derivative, for logits that carry one: their gradient times it.
+at::Tensor with_tangent(const Call &call);
+
+// The loss of each sample of a vmap, by rows; nothing where they cannot be taken for rows.
+std::optional<at::Tensor> batched_cross_entropy(const Call &call);
 
 } // namespace ls_loss::transforms

@@ -14,12 +14,13 @@
 enum { POISON = 0x6B, NAN_BYTE = 0xFF };
 
 static const ls_dtype dtypes[] = {LS_F32, LS_F64, LS_BF16, LS_F16};
-static guarded gradient, upstream;
+static guarded gradient, upstream, target;
 
 static void create_buffers(void) {
     if (gradient.begin) return;
     gradient = guarded_create(16 << 20);
     upstream = guarded_create(16 << 20);
+    target = guarded_create(16 << 20);
 }
 
 typedef enum { UPSTREAM_ONES, UPSTREAM_FACTOR, UPSTREAM_RANDOM, UPSTREAM_SPECIAL } upstream_kind;
@@ -39,26 +40,25 @@ typedef struct {
     float factor;
     placement where;
     int threads;
+    ls_target_kind target_kind; /* LS_PROBABILITIES: no target is given */
+    int64_t ignore_index;
     uint64_t seed;
 } scale_case;
 
 static real single(ls_dtype dtype, real value) { return round_to(dtype == LS_F64 ? LS_F64 : LS_F32, value); }
 
-/* Of an ignored row. */
-static int row_is_zero(const scale_case *c, const void *before, int64_t i) {
-    int64_t plane = c->classes * c->inner, first = i / plane * plane + i % c->inner;
-    for (int64_t k = 0; k < c->classes; k++)
-        if (load(c->dtype, before, first + k * c->inner) != 0) return 0;
-    return 1;
-}
+static int64_t row_of(const scale_case *c, int64_t i) { return i / (c->classes * c->inner) * c->inner + i % c->inner; }
 
-/* grad_output comes in its own dtype, the product is formed in fp32 or fp64 and rounded once more when stored. A row of zeros
- * stays one. */
+/* Every third row is zero, and every second one of these ignored. */
+static int is_zero(const scale_case *c, int64_t row) { return (row + (int64_t)(c->seed % 6)) % 3 == 0; }
+static int is_ignored(const scale_case *c, int64_t row) { return (row + (int64_t)(c->seed % 6)) % 6 == 0; }
+
+/* grad_output comes in its own dtype, the product is formed in fp32 or fp64 and rounded once more when stored. */
 static void compare_scaled(const scale_case *c, const void *before, const char *text) {
     for (int64_t i = 0; i < c->outer * c->classes * c->inner; i++) {
         int64_t place = i / (c->classes * c->inner) * c->stride[0] + i % c->inner * c->stride[1];
         real scale = single(c->dtype, single(c->dtype, load(c->upstream_dtype, upstream.data, place)) * c->factor);
-        if (!isfinite(scale) && row_is_zero(c, before, i)) scale = 0;
+        if (!isfinite(scale) && c->target_kind != LS_PROBABILITIES && is_ignored(c, row_of(c, i))) scale = 0;
         real value = load(c->dtype, before, i) * scale, got = load(c->dtype, gradient.data, i);
         real slack = (c->dtype == LS_F64 ? 0x1p-62L : 0x1p-24L) * fabsl(value);
         if (fabsl(value) < 0x1p-125L) slack += 0x1p-149L;
@@ -86,10 +86,10 @@ static void check_scale(const scale_case *c) {
     size_t item = dtype_size(c->dtype), up_item = dtype_size(c->upstream_dtype);
     char text[200];
     snprintf(text, sizeof text,
-             "%s [%lld, %lld, %lld], grad_output %s strides %lld %lld kind %d, factor %g, threads %d, seed %llu",
+             "%s [%lld, %lld, %lld], grad_output %s strides %lld %lld kind %d, factor %g, targets %s, threads %d, seed %llu",
              dtype_name(c->dtype), (long long)c->outer, (long long)c->classes, (long long)c->inner,
              dtype_name(c->upstream_dtype), (long long)c->stride[0], (long long)c->stride[1], (int)c->kind, (double)c->factor,
-             c->threads, (unsigned long long)c->seed);
+             target_name(c->target_kind), c->threads, (unsigned long long)c->seed);
     create_buffers();
     guarded_place(&gradient, (size_t)elements * item, item, c->where, 0, POISON);
     guarded_place(&upstream, (size_t)upstreams * up_item, up_item, c->where, 0, NAN_BYTE);
@@ -101,9 +101,15 @@ static void check_scale(const scale_case *c) {
         }
     }
     for (int64_t i = 0; i < elements; i++) {
-        int64_t row = i / (c->classes * c->inner) * c->inner + i % c->inner;
-        store(c->dtype, gradient.data, i, (row + (int64_t)c->seed) % 3 ? random_normal(&source) : 0);
+        store(c->dtype, gradient.data, i, is_zero(c, row_of(c, i)) ? 0 : random_normal(&source));
     }
+    /* Targets and the gaps between them hold what is not ignored, so that one that is read elsewhere is another. */
+    const int has_target = c->target_kind != LS_PROBABILITIES;
+    size_t target_item = has_target ? target_size(c->target_kind) : 1;
+    int64_t targets = has_target && elements ? 2 * c->outer * c->inner - 1 : 0;
+    guarded_place(&target, (size_t)targets * target_item, target_item, c->where, 0, POISON);
+    for (int64_t i = 0; i < targets; i++)
+        store_target(c->target_kind, target.data, i, i % 2 == 0 && is_ignored(c, i / 2) ? c->ignore_index : 1);
     unsigned char *before = malloc(gradient.bytes + 1), *upstream_before = malloc(upstream.bytes + 1);
     if (!before || !upstream_before) exit(2);
     memcpy(before, gradient.data, gradient.bytes);
@@ -117,6 +123,10 @@ static void check_scale(const scale_case *c) {
                           .grad_output = upstream.data,
                           .grad_output_stride = {c->stride[0], c->stride[1]},
                           .factor = c->factor,
+                          .target_kind = c->target_kind,
+                          .target = has_target ? target.data : NULL,
+                          .target_stride = {2 * c->inner, 2},
+                          .ignore_index = c->ignore_index,
                           .threads = c->threads};
     /* Where every product is 1, the gradient may not even be read: it lies in the guard page. */
     const int is_one = every_product_is_one(c);
@@ -144,7 +154,10 @@ static void draw_scale(int64_t outer, int64_t classes, int64_t inner, random_sou
                     1,
                     one_in(source, 2) ? AT_END : AT_START,
                     1 + (int)random_below(source, 5),
+                    (ls_target_kind)random_below(source, LS_PROBABILITIES + 1),
+                    3,
                     random_bits(source)};
+    if (one_in(source, 2) && target_is_signed(c.target_kind)) c.ignore_index = -100;
     if (c.dtype == LS_F16) c.factor = factors[random_below(source, 4)];
     check_scale(&c);
 }
