@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cases
 import pytest
@@ -58,7 +59,7 @@ def test_a_freed_block_serves_the_next_gradient():
 def lazily_freed(address):
     """How many bytes of the mapping that holds the address the system may take back without asking."""
     inside = False
-    for line in open("/proc/self/smaps"):
+    for line in Path("/proc/self/smaps").read_text().splitlines():
         if mapping := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
             inside = int(mapping[1], 16) <= address < int(mapping[2], 16)
         elif inside and line.startswith("LazyFree:"):

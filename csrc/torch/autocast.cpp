@@ -11,12 +11,14 @@
 namespace ls_loss {
 namespace {
 
+bool is_half(at::ScalarType dtype) { return dtype == at::kHalf || dtype == at::kBFloat16; }
+
 template <auto function, auto route>
 at::Tensor under_autocast(const Call &call) {
     const auto device = call.input.device().type();
     const auto cast = [&](const auto &tensor) { return at::autocast::cached_cast(at::kFloat, tensor, device); };
     const auto dtype = call.input.scalar_type();
-    const bool widened = dtype == at::kHalf || dtype == at::kBFloat16;
+    const bool widened = is_half(dtype);
     const bool mixed = call.target.is_floating_point() && call.target.scalar_type() != dtype;
     const auto input = mixed ? cast(call.input) : call.input, target = mixed ? cast(call.target) : call.target;
     const auto weight = cast(call.weight), prior = cast(call.prior);
@@ -38,17 +40,14 @@ at::Tensor under_vmap(const Call &call) {
     return is_autocast(call) ? under_autocast<function, route>(call) : function(call);
 }
 
-// The level below has its own autocast, which must not come before it is reached.
 at::Tensor rows_under_vmap(const Call &call) {
-    const bool autocast = is_autocast(call);
-    const auto dtype = call.input.scalar_type();
-    // Losses of rows in 16 bits would be rounded before they are summed.
-    const bool rounded_twice =
-        (dtype == at::kHalf || dtype == at::kBFloat16) && !autocast && call.options.reduction != at::Reduction::None;
-    if (!rounded_twice) {
+    check_options(call);
+    const bool autocast = is_autocast(call), halved = is_half(call.input.scalar_type());
+    {
+        // The level below restores autocast, and gets to it; before that it would take samples for one call.
         std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
         if (autocast) no_autocast.emplace(at::autocast::get_autocast_dispatch_key_from_device_type(call.input.device().type()));
-        if (auto loss = transforms::batched_cross_entropy(call)) return *loss;
+        if (auto loss = transforms::batched_cross_entropy(call, halved && !autocast)) return *loss;
     }
     return under_vmap<cross_entropy, route>(call);
 }

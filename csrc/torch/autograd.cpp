@@ -134,8 +134,7 @@ at::Tensor aten_cross_entropy(const Call &call) {
 
 } // namespace ls_loss
 
-// One function for every key: without autograd keys, as for inference tensors, nothing requires grad; and under vmap, which
-// gets to its key before Autograd's, the route is the composite.
+// One function for every key but vmap's: without autograd keys, as for inference tensors, nothing requires grad.
 TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) { m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>); }
 
 TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) {

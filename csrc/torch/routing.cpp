@@ -57,8 +57,15 @@ bool counts_classes(const Call &call) {
     return dim == last || call.input.sym_size(dim).maybe_as_int().value_or(0) <= std::numeric_limits<int32_t>::max();
 }
 
+// Results of the level that these are batched at must not carry derivatives of levels around it.
+bool is_batched(const Call &call) {
+    const auto batched = [](const at::Tensor &tensor) { return tensor.key_set().has(c10::DispatchKey::FuncTorchBatched); };
+    return batched(call.input) || batched(call.target) || (defined(call.weight) && batched(*call.weight)) ||
+           (defined(call.prior) && batched(*call.prior));
+}
+
 // True if nothing but the logits is differentiated, and they forward only: a gradient would need the tangent in its graph.
-bool have_tangent_alone(const Call &call) {
+bool has_only_logit_tangent(const Call &call) {
     return has_tangent(call.input) && !call.input.requires_grad() && !has_tangent(call.target) &&
            !call.target.requires_grad() && !has_tangent(call.weight) && !requires_grad(call.weight) && !has_tangent(call.prior);
 }
@@ -146,7 +153,7 @@ Route route_without_kernel(const Call &call) {
 
 Route route(const Call &call) {
     if (!served_by_kernel(call)) return route_without_kernel(call);
-    if (has_tangent(call)) return have_tangent_alone(call) ? Route::tangent : Route::composite;
+    if (has_tangent(call)) return has_only_logit_tangent(call) && !is_batched(call) ? Route::tangent : Route::composite;
     if (in_functorch_transform()) return transforms::serves(call) ? Route::transform : Route::composite;
     // The kernel's gradient is that of the logits.
     if (c10::GradMode::is_enabled() && (call.target.requires_grad() || requires_grad(call.weight)))

@@ -8,6 +8,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
+#include <ATen/functorch/LegacyVmapTransforms.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -113,22 +114,33 @@ LossAndGradient differentiable_loss_grad(const Call &call) {
     return call_transform_loss_grad(call);
 }
 
-// The innermost level of vmap that a tensor of the call is batched at, and its samples.
+// The samples of a call at the level that functorch is at, one of vmap.
 class Samples {
   public:
-    explicit Samples(const Call &call) {
-        find(call.input);
-        find(call.target);
+    // Nothing if no tensor is batched at this level, but only at levels around it.
+    static std::optional<Samples> of(const Call &call) {
+        const at::Tensor *innermost = nullptr;
+        int64_t level = 0;
+        const auto look_at = [&](const at::Tensor &tensor) {
+            const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
+            if (!batched || batched->level() < level) return;
+            level = batched->level();
+            innermost = &tensor;
+        };
+        look_at(call.input);
+        look_at(call.target);
         for (const auto *vector : {&call.weight, &call.prior})
-            if (defined(*vector)) find(**vector);
+            if (defined(*vector)) look_at(**vector);
+        if (!innermost || !is_at_this_level(*innermost)) return std::nullopt;
+        return Samples(*at::functorch::maybeGetBatchedImpl(*innermost));
     }
 
-    bool has(const at::Tensor &tensor) const { return of(tensor); }
-    bool has(const OptionalTensor &vector) const { return defined(vector) && of(*vector); }
+    bool has(const at::Tensor &tensor) const { return find(tensor); }
+    bool has(const OptionalTensor &vector) const { return defined(vector) && find(*vector); }
 
-    // Dimension 0 counts the samples.
+    // Of the levels below, with a dimension 0 that counts the samples.
     at::Tensor first(const at::Tensor &tensor) const {
-        if (const auto *batched = of(tensor)) return batched->value().movedim(batched->bdim(), 0);
+        if (const auto *batched = find(tensor)) return batched->value().movedim(batched->bdim(), 0);
         c10::SymDimVector sizes(tensor.sym_sizes());
         sizes.insert(sizes.begin(), count_);
         return tensor.expand_symint(sizes);
@@ -137,21 +149,32 @@ class Samples {
     at::Tensor as_batch(at::Tensor tensor) const { return at::functorch::makeBatched(std::move(tensor), 0, level_); }
 
   private:
-    void find(const at::Tensor &tensor) {
-        const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
-        if (!batched || batched->level() < level_) return;
-        level_ = batched->level();
-        count_ = batched->value().sym_size(batched->bdim());
+    explicit Samples(const at::functorch::BatchedTensorImpl &batched)
+        : level_(batched.level()), count_(batched.value().sym_size(batched.bdim())) {}
+
+    // maybeCurrentDynamicLayer() would tell the level, from the same header that cannot be included: see isDeadTensorWrapper.
+    // This raises for what is not batched at it.
+    static bool is_at_this_level(const at::Tensor &tensor) {
+        try {
+            at::functorch::MultiBatchVmapTransform::logicalToPhysical(at::TensorList(tensor));
+        } catch (const c10::Error &) {
+            return false;
+        }
+        return true;
     }
 
-    const at::functorch::BatchedTensorImpl *of(const at::Tensor &tensor) const {
+    const at::functorch::BatchedTensorImpl *find(const at::Tensor &tensor) const {
         const auto *batched = at::functorch::maybeGetBatchedImpl(tensor);
         return batched && batched->level() == level_ ? batched : nullptr;
     }
 
-    int64_t level_ = 0;
+    int64_t level_;
     c10::SymInt count_;
 };
+
+// What is called next is called at the level below.
+using LevelBelow = c10::impl::ExcludeDispatchKeyGuard;
+constexpr auto this_level = c10::DispatchKey::FuncTorchBatched;
 
 // Class weights or a prior of each sample, and a mean of two divisors, are more than rows.
 bool are_rows(const Samples &samples, const Call &call) {
@@ -159,10 +182,10 @@ bool are_rows(const Samples &samples, const Call &call) {
     return !samples.has(call.weight) && !samples.has(call.prior) && !two_divisors;
 }
 
-// All samples in one call of the kernel, as rows; what a sample's reduction divides by comes after.
+// All samples in one call, as rows; what a sample's reduction divides by comes after.
 template <auto function>
 auto of_rows(const Samples &samples, const Call &call) {
-    const c10::impl::ExcludeDispatchKeyGuard no_batches(c10::DispatchKey::FuncTorchBatched);
+    const LevelBelow below(this_level);
     const auto input = samples.first(call.input), target = samples.first(call.target);
     auto options = call.options;
     options.dim = class_dim(call.input, options.dim) + 1;
@@ -170,10 +193,14 @@ auto of_rows(const Samples &samples, const Call &call) {
 }
 
 LossAndGradient batched_loss_grad(const Call &call) {
-    const Samples samples(call);
-    if (!are_rows(samples, call) || has_probabilities(call)) return composite::loss_and_gradient(call);
-    auto [loss, grad, factor] = of_rows<composite::loss_and_gradient_of_samples>(samples, call);
-    return {samples.as_batch(std::move(loss)), samples.as_batch(std::move(grad)), std::move(factor)};
+    const auto samples = Samples::of(call);
+    if (!samples) {
+        const LevelBelow below(this_level);
+        return call_transform_loss_grad(call);
+    }
+    if (!are_rows(*samples, call) || has_probabilities(call)) return composite::loss_and_gradient(call);
+    auto [loss, grad, factor] = of_rows<composite::loss_and_gradient_of_samples>(*samples, call);
+    return {samples->as_batch(std::move(loss)), samples->as_batch(std::move(grad)), std::move(factor)};
 }
 
 } // namespace
@@ -209,11 +236,16 @@ at::Tensor with_tangent(const Call &call) {
     return loss;
 }
 
-// The level below computes the rows, and differentiates them if it has to. Logits that samples share would be copied for each.
-std::optional<at::Tensor> batched_cross_entropy(const Call &call) {
-    const Samples samples(call);
-    if (!samples.has(call.input) || !are_rows(samples, call) || !served_by_kernel(call)) return std::nullopt;
-    return samples.as_batch(of_rows<composite::loss_of_samples>(samples, call));
+// The level below differentiates the rows if it has to. Logits that samples share would be copied for each.
+std::optional<at::Tensor> batched_cross_entropy(const Call &call, bool rows_are_rounded) {
+    const auto samples = Samples::of(call);
+    if (!samples) {
+        const LevelBelow below(this_level);
+        return call_cross_entropy(call);
+    }
+    const bool rounded_twice = rows_are_rounded && call.options.reduction != at::Reduction::None;
+    if (!samples->has(call.input) || !are_rows(*samples, call) || rounded_twice || !served_by_kernel(call)) return std::nullopt;
+    return samples->as_batch(of_rows<composite::loss_of_samples>(*samples, call));
 }
 
 } // namespace ls_loss::transforms
