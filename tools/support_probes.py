@@ -177,6 +177,13 @@ def forward_mode(loss):
     close(got, (gradient * tangent).sum())
 
 
+def transforms_of_shared_logits(loss):
+    x, target = cases.randn(4, 5), cases.integers(5, 3, 4)
+    each = torch.vmap(lambda a, y: loss.function(a, y, label_smoothing=0.1), (None, 0))
+    wanted = [loss_and_gradient(reference.cross_entropy, x, y, label_smoothing=0.1)[1] for y in target]
+    close(torch.func.jacfwd(lambda a: each(a, target))(x), torch.stack(wanted))
+
+
 def kept_graphs(loss):
     x, target = cases.batch((4, 5))
     value = loss.function(x.requires_grad_(), target, label_smoothing=0.1)
@@ -186,6 +193,24 @@ def kept_graphs(loss):
     checkpointed = torch.utils.checkpoint.checkpoint(loss.function, x, target, use_reentrant=False)
     checkpointed.backward()
     assert torch.equal(first, second) and torch.equal(first, again)
+
+
+def backward_after_a_hook_that_raised(loss):
+    x, target = cases.batch((4, 5))
+    value = loss.function(x.requires_grad_(), target)
+
+    def fail(grad_inputs, grad_outputs):
+        raise ZeroDivisionError
+
+    handle = value.grad_fn.register_hook(fail)
+    raises(ZeroDivisionError, (8 * value).backward)
+    handle.remove()
+    close(torch.autograd.grad(value, x)[0], loss_and_gradient(reference.cross_entropy, x, target)[1])
+
+
+def node_called_by_hand(loss):
+    x, target = cases.batch((4, 5))
+    loss.function(x.requires_grad_(), target).grad_fn(torch.tensor(1.0))
 
 
 def batched_gradients(loss):

@@ -88,8 +88,20 @@ FEATURES = {
             probes.transforms,
             "First derivatives, losses and gradients of samples by the kernel; the rest by native operators.",
         ),
+        "torch.func.jacfwd of losses that share smoothed logits": (
+            probes.transforms_of_shared_logits,
+            "Native's forward derivative of log_softmax works in place, where vmap cannot.",
+        ),
         "Forward-mode": (probes.forward_mode, "Of the logits by the kernel, of others by native operators."),
         "Kept graphs, hooks on saved tensors, anomaly mode, checkpoints": (probes.kept_graphs, ""),
+        "A second backward after a hook on the loss's own node has raised": (
+            probes.backward_after_a_hook_that_raised,
+            "The gradient was computed in forward and is scaled by then: an error says so. With retain_graph it works.",
+        ),
+        "The loss's grad_fn called by hand, in grad mode": (
+            probes.node_called_by_hand,
+            "The logits' place in the graph is the engine's to know; torch.autograd.grad does the same.",
+        ),
         "Batched grad_output": (probes.batched_gradients, ""),
         "Logits edited in place after forward": (probes.logits_edited, ""),
         "Logits edited between backward and second backward": (probes.logits_edited_under_create_graph, ""),

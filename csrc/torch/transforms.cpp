@@ -152,8 +152,8 @@ class Samples {
     explicit Samples(const at::functorch::BatchedTensorImpl &batched)
         : level_(batched.level()), count_(batched.value().sym_size(batched.bdim())) {}
 
-    // maybeCurrentDynamicLayer() would tell the level, from the same header that cannot be included: see isDeadTensorWrapper.
-    // This raises for what is not batched at it.
+    // maybeCurrentDynamicLayer() would tell the level, but is of the header that torch's wheels lack a part of. This raises for
+    // what is not batched at it.
     static bool is_at_this_level(const at::Tensor &tensor) {
         try {
             at::functorch::MultiBatchVmapTransform::logicalToPhysical(at::TensorList(tensor));
@@ -172,9 +172,10 @@ class Samples {
     c10::SymInt count_;
 };
 
-// What is called next is called at the level below.
-using LevelBelow = c10::impl::ExcludeDispatchKeyGuard;
-constexpr auto this_level = c10::DispatchKey::FuncTorchBatched;
+// While it lives, operators are called at the level below.
+struct LevelBelow : c10::impl::ExcludeDispatchKeyGuard {
+    LevelBelow() : ExcludeDispatchKeyGuard(c10::DispatchKey::FuncTorchBatched) {}
+};
 
 // Class weights or a prior of each sample, and a mean of two divisors, are more than rows.
 bool are_rows(const Samples &samples, const Call &call) {
@@ -185,7 +186,7 @@ bool are_rows(const Samples &samples, const Call &call) {
 // All samples in one call, as rows; what a sample's reduction divides by comes after.
 template <auto function>
 auto of_rows(const Samples &samples, const Call &call) {
-    const LevelBelow below(this_level);
+    const LevelBelow below;
     const auto input = samples.first(call.input), target = samples.first(call.target);
     auto options = call.options;
     options.dim = class_dim(call.input, options.dim) + 1;
@@ -195,7 +196,7 @@ auto of_rows(const Samples &samples, const Call &call) {
 LossAndGradient batched_loss_grad(const Call &call) {
     const auto samples = Samples::of(call);
     if (!samples) {
-        const LevelBelow below(this_level);
+        const LevelBelow below;
         return call_transform_loss_grad(call);
     }
     if (!are_rows(*samples, call) || has_probabilities(call)) return composite::loss_and_gradient(call);
@@ -240,7 +241,7 @@ at::Tensor with_tangent(const Call &call) {
 std::optional<at::Tensor> batched_cross_entropy(const Call &call, bool rows_are_rounded) {
     const auto samples = Samples::of(call);
     if (!samples) {
-        const LevelBelow below(this_level);
+        const LevelBelow below;
         return call_cross_entropy(call);
     }
     const bool rounded_twice = rows_are_rounded && call.options.reduction != at::Reduction::None;
