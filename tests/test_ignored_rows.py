@@ -8,6 +8,7 @@ import cases
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 import ls_loss
 
@@ -20,8 +21,15 @@ def plain(function, logits):
     return logits.grad
 
 
-# Who multiplies by grad_output: the kernel in place, the composite twice, the composite for the kernel, and the composite below
-# vmap, whose own reductions come between.
+def with_a_tangent(function, logits):
+    """Logits that have a tangent and need a gradient: everything is the composite's."""
+    with forward_ad.dual_level():
+        (gradient,) = torch.autograd.grad(function(forward_ad.make_dual(logits, torch.ones_like(logits))), logits)
+        return forward_ad.unpack_dual(gradient).primal
+
+
+# Who multiplies by grad_output: the kernel in place, the composite twice, the composite for the kernel, the composite below
+# vmap, whose own reductions come between, and autograd of the composite loss.
 WAYS = {
     "backward": plain,
     "retain_graph": lambda function, logits: torch.autograd.grad(function(logits), logits, retain_graph=True)[0],
@@ -30,6 +38,7 @@ WAYS = {
     "torch.func.grad of vmap": lambda function, logits: torch.func.grad(
         lambda x: torch.vmap(function, randomness="same")(x.unsqueeze(0)).sum()
     )(logits.detach()),
+    "with a tangent": with_a_tangent,
 }
 
 LOSSES = {
@@ -92,6 +101,19 @@ def test_all_rows_ignored(way, layout, loss, reduction, dtype):
         return (losses * losses if reduction == "mean" else losses.sqrt()).sum()
 
     assert torch.equal(WAYS[way](outer, logits), torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["kernel", "composite"])
+@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
+@pytest.mark.parametrize("loss", [name for name in LOSSES if not name.startswith("fastai")])
+def test_tangents_of_ignored_rows(loss, reduction, requires_grad):
+    """They are 0, as the gradient is: of a mean over no row too."""
+    logits, target = batch("short rows", loss, torch.float64)
+    function = LOSSES[loss](reduction=reduction)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(logits.detach().requires_grad_(requires_grad), torch.ones_like(logits))
+        tangent = forward_ad.unpack_dual(function(dual, torch.full_like(target, -100))).tangent
+    assert torch.equal(tangent, torch.zeros_like(tangent))
 
 
 @pytest.mark.parametrize("held", [float("nan"), float("inf")])

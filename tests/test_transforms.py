@@ -239,6 +239,19 @@ def test_tangents_of_logits_that_need_a_gradient_too():
         assert_close(ours, native)
 
 
+def test_tangents_beside_targets_that_need_a_gradient():
+    logits, tangent = cases.randn(4, 5), cases.randn(4, 5, seed=9)
+    target = cases.probabilities((4, 5), torch.float64).requires_grad_()
+
+    def both(loss):
+        with forward_ad.dual_level():
+            value = loss(forward_ad.make_dual(logits, tangent), target, label_smoothing=0.1)
+            return forward_ad.unpack_dual(value).tangent, forward_ad.unpack_dual(grad(value, target)[0]).primal
+
+    for ours, native in zip(both(cross_entropy), both(F.cross_entropy), strict=True):
+        assert_close(ours, native)
+
+
 def test_tangents_of_probabilities():
     """The logits have no tangent here: looking at them alone would lose the target's."""
     logits, _ = cases.batch((4, 5), torch.float64)
