@@ -6,9 +6,11 @@
  * block is far from overflow, and precision does not depend on how far below the maximum ref is.
  */
 
-/* Vectors to a piece, over which sums stay in the type of the arithmetic before they go on in double. Few terms in a row keep
- * the last bits where one exp is far larger than the others; what is stored in 16 bits or fp64 has bits to spare. */
+/* Vectors to a piece, over which sums stay in the type of the arithmetic before they go on in double, and how many sums it has
+ * in each lane. Few terms in a row keep the last bits where one exp is far larger than the others; what is stored in 16 bits or
+ * fp64 has bits to spare. */
 #define PIECE_VECTORS (sizeof(S(elem)) == sizeof(float) ? 16 : 64)
+#define PIECE_SUMS 4
 
 /* One row's inputs, or a part's: pointers to its first class. */
 typedef struct {
@@ -34,7 +36,7 @@ typedef struct {
 
 /* Largest logits of a block, and sums over a piece of it. */
 typedef struct {
-    V(vec) max[V(unroll)], sum[V(unroll)], dot[V(unroll)], s_sum[V(unroll)];
+    V(vec) max[V(unroll)], sum[PIECE_SUMS], dot[PIECE_SUMS], s_sum[PIECE_SUMS];
 } X(accumulators);
 
 /* Sums over a block, lane by lane. */
@@ -42,11 +44,13 @@ typedef struct {
     double sum[V(lanes)], dot[V(lanes)], s_sum[V(lanes)];
 } X(lane_sums);
 
-/* `unroll` vectors at class i. `whole`: all lanes are within the part and none is the target's. */
-LS_INLINE void X(sweep_group)(X(part) part, int64_t i, int64_t n, int64_t target, V(real) * exps,
+/* `unroll` vectors at class i, added to the sums from `first` on. `whole`: all lanes are within the part and none is the
+ * target's. */
+LS_INLINE void X(sweep_group)(X(part) part, int first, int64_t i, int64_t n, int64_t target, V(real) * exps,
                               const X(frame_vectors) * frame, X(accumulators) * to, ls_smoothing smoothing, int keep,
                               int whole) {
     for (int u = 0; u < V(unroll); u++, i += V(lanes)) {
+        const int k = first + u;
         int64_t left = n - i;
         V(mask) in = V(lanes_below)(left);
         V(mask) counts = whole ? in : V(both)(in, V(lanes_but)(target - i));
@@ -54,7 +58,7 @@ LS_INLINE void X(sweep_group)(X(part) part, int64_t i, int64_t n, int64_t target
         V(vec) x = whole ? S(load)(part.x + i) : V(pick)(counts, S(load_n)(part.x + i, left), V(splat)(-(V(real))INFINITY));
         to->max[u] = V(max_keep)(x, to->max[u]);
         V(vec) e = V(exp)(V(sub)(x, frame->shift), frame->magic, frame->low);
-        to->sum[u] = V(add)(to->sum[u], e);
+        to->sum[k] = V(add)(to->sum[k], e);
         if (keep && whole) V(store)(exps + i, e);
         if (keep && !whole) V(store_n)(exps + i, e, left);
         if (smoothing == LS_PLAIN) continue;
@@ -68,9 +72,9 @@ LS_INLINE void X(sweep_group)(X(part) part, int64_t i, int64_t n, int64_t target
             V(vec) scale = whole ? V(load)(part.q_scale + i) : V(load_n)(part.q_scale + i, left);
             V(vec) s = V(fma)(q, scale, whole ? V(load)(part.q_shift + i) : V(load_n)(part.q_shift + i, left));
             term = V(mul)(s, term);
-            to->s_sum[u] = V(add)(to->s_sum[u], s);
+            to->s_sum[k] = V(add)(to->s_sum[k], s);
         }
-        to->dot[u] = V(add)(to->dot[u], whole ? term : V(zero_unless)(counts, term));
+        to->dot[k] = V(add)(to->dot[k], whole ? term : V(zero_unless)(counts, term));
     }
 }
 
@@ -84,9 +88,9 @@ LS_INLINE V(real) X(largest)(const S(elem) * x, int64_t n, int64_t target) {
 }
 
 LS_INLINE V(vec) X(tree)(const V(vec) * v) {
-    V(vec) sums[V(unroll)];
-    for (int u = 0; u < V(unroll); u++) sums[u] = v[u];
-    for (int n = V(unroll) / 2; n > 0; n /= 2)
+    V(vec) sums[PIECE_SUMS];
+    for (int u = 0; u < PIECE_SUMS; u++) sums[u] = v[u];
+    for (int n = PIECE_SUMS / 2; n > 0; n /= 2)
         for (int u = 0; u < n; u++) sums[u] = V(add)(sums[u], sums[u + n]);
     return sums[0];
 }
@@ -96,13 +100,17 @@ LS_INLINE V(vec) X(tree)(const V(vec) * v) {
 LS_INLINE void X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) * exps, const X(frame_vectors) * frame,
                               X(accumulators) * to, X(lane_sums) * sums, ls_smoothing smoothing, int keep) {
     const int64_t group = V(unroll) * V(lanes);
-    for (int u = 0; u < V(unroll); u++) to->sum[u] = to->dot[u] = to->s_sum[u] = V(splat)(0);
+    for (int k = 0; k < PIECE_SUMS; k++) to->sum[k] = to->dot[k] = to->s_sum[k] = V(splat)(0);
+    const int groups = PIECE_SUMS / V(unroll);
     const int64_t whole = n - n % group;
     int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
     for (;;) {
-        for (; i < stop; i += group) X(sweep_group)(part, i, n, target, exps, frame, to, smoothing, keep, 1);
+        for (; i + groups * group <= stop; i += groups * group)
+            for (int g = 0; g < groups; g++)
+                X(sweep_group)(part, g * V(unroll), i + g * group, n, target, exps, frame, to, smoothing, keep, 1);
+        for (; groups > 1 && i < stop; i += group) X(sweep_group)(part, 0, i, n, target, exps, frame, to, smoothing, keep, 1);
         if (i >= n) break;
-        X(sweep_group)(part, i, n, target, exps, frame, to, smoothing, keep, 0);
+        X(sweep_group)(part, 0, i, n, target, exps, frame, to, smoothing, keep, 0);
         i += group;
         stop = whole;
     }

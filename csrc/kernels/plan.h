@@ -24,7 +24,7 @@ static inline int ls_rows_are_short(int64_t rows, int64_t num_classes, size_t by
 
 /* Positions side by side take working memory in whole vectors of any instruction set: arrays of doubles, arrays of the type
  * that arithmetic runs in (`bytes` each), and a version of the frames for each block of classes, and one to begin with. */
-enum { LS_PLANE_BLOCK = 32, LS_TILE_DOUBLES = 9, LS_TILE_REALS = 6 };
+enum { LS_PLANE_BLOCK = 32, LS_TILE_DOUBLES = 12, LS_TILE_REALS = 3 };
 static inline int64_t ls_padded(int64_t positions) { return (positions + 15) / 16 * 16; }
 static inline int64_t ls_plane_blocks(int64_t num_classes) { return (num_classes / LS_PLANE_BLOCK + 16) / 16 * 16; }
 static inline int64_t ls_tile_bytes(int64_t positions, int64_t num_classes, size_t bytes) {

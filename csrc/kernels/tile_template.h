@@ -3,11 +3,11 @@
  * the same parameters.
  *
  * The same algorithm as in block_template.h, with a frame for every position: a tile of positions is swept class by class, in
- * blocks of LS_PLANE_BLOCK classes whose sums stay in fp32; a block that holds a logit far above its position's reference is
- * done again. Frames are kept in versions: a new one only where some position's frame moved.
+ * groups whose sums go on in double, and in blocks of LS_PLANE_BLOCK classes; a block that holds a logit far above its
+ * position's reference is done again. Frames are kept in versions: a new one only where some position's frame moved.
  */
 
-#define PLANE_GROUP 8    /* classes swept together */
+#define PLANE_GROUP 8    /* classes swept together, over which sums stay in the type of the arithmetic */
 #define PLANE_GUESS 8    /* classes looked at for the first reference */
 #define DEAD_POSITION -2 /* in place of the target of a row that is ignored altogether */
 
@@ -23,14 +23,15 @@ typedef struct {
 
 /* A tile's working memory: one entry per position, padded to whole vectors. */
 typedef struct {
-    double *sum_all, *dot_all, *s_all;       /* sums over the blocks done */
-    double *has_target, *x_y, *s_y, *alpha;  /* of the targets; has_target: 1 or 0 */
-    double *exp_scale, *grad_y;              /* results of the formula */
-    V(real) * ref, *max, *sum, *dot, *s_sum; /* max and sums of one block */
-    V(real) * scale;                         /* of the gradient */
-    V(index) * target;                       /* a class, -1, or DEAD_POSITION */
-    V(real) * versions;                      /* shift and MAGIC - exponent of each version of the frames */
-    int32_t *version;                        /* of each block */
+    double *sum_all, *dot_all, *s_all;      /* over the blocks done */
+    double *sum, *dot, *s_sum;              /* over one block */
+    double *has_target, *x_y, *s_y, *alpha; /* of the targets; has_target: 1 or 0 */
+    double *exp_scale, *grad_y;             /* results of the formula */
+    V(real) * ref, *max;                    /* max of one block */
+    V(real) * scale;                        /* of the gradient */
+    V(index) * target;                      /* a class, -1, or DEAD_POSITION */
+    V(real) * versions;                     /* shift and MAGIC - exponent of each version of the frames */
+    int32_t *version;                       /* of each block */
     int64_t padded;
     int has_dead;
 } X(work);
@@ -38,9 +39,10 @@ typedef struct {
 LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes) {
     X(work) work = {0};
     work.padded = ls_padded(positions);
-    double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,     &work.has_target, &work.x_y,
-                                         &work.s_y,     &work.alpha,   &work.exp_scale, &work.grad_y};
-    V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.sum, &work.dot, &work.s_sum, &work.scale};
+    double **doubles[LS_TILE_DOUBLES] = {&work.sum_all, &work.dot_all, &work.s_all,      &work.sum,
+                                         &work.dot,     &work.s_sum,   &work.has_target, &work.x_y,
+                                         &work.s_y,     &work.alpha,   &work.exp_scale,  &work.grad_y};
+    V(real) * *reals[LS_TILE_REALS] = {&work.ref, &work.max, &work.scale};
     char *at = (char *)scratch;
     for (int i = 0; i < LS_TILE_DOUBLES; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
     for (int i = 0; i < LS_TILE_REALS; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;
@@ -68,27 +70,30 @@ LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c
     }
 }
 
-/* What `count` classes from c on have in common for all positions. */
+/* A sum by fours, each of two pairs: few roundings in a row. */
 typedef struct {
-    int64_t c;
-    int count, absent[PLANE_GROUP];
-    V(vec) s[PLANE_GROUP], q_scale[PLANE_GROUP];
-} X(classes);
+    V(vec) all, pair, single;
+} X(fours);
 
-LS_INLINE X(classes) X(classes_at)(const ls_plan *plan, int64_t c, int count, ls_smoothing smoothing) {
-    X(classes) classes = {.c = c, .count = count};
-    for (int k = 0; k < count; k++) {
-        V(real) s = smoothing == LS_VECTOR ? ((const V(real) *)plan->s)[c + k] : 1;
-        classes.absent[k] = s == 0 && !signbit(s);
-        classes.s[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_shift)[c + k] : s);
-        classes.q_scale[k] = V(splat)(smoothing == LS_DENSE ? ((const V(real) *)plan->q_scale)[c + k] : 0);
-    }
-    return classes;
+LS_INLINE void X(add_kth)(X(fours) * to, int k, V(vec) v) {
+    if (k % 2 == 0)
+        to->single = v;
+    else if (k % 4 == 1)
+        to->pair = V(add)(to->single, v);
+    else
+        to->all = V(add)(to->all, V(add)(to->pair, V(add)(to->single, v)));
 }
 
-/* One vector of positions: some classes' exps stored, and added to the sums of the block (which begin with them, if `first`).
- */
-LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const X(classes) * classes, int count,
+LS_INLINE V(vec) X(sum_of)(const X(fours) * from, int count) {
+    V(vec) sum = from->all;
+    if (count % 2) sum = V(add)(sum, from->single);
+    if (count % 4 >= 2) sum = V(add)(sum, from->pair);
+    return sum;
+}
+
+/* One vector of positions: some classes' exps stored, and added to the sums of the block, which begins with them, if
+ * `first`. */
+LS_INLINE void X(sweep_lanes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int64_t c, int count,
                               const V(real) * shifts, const V(real) * magics, int64_t i, ls_smoothing smoothing, int keep,
                               int whole, int first) {
     const int64_t left = tile->positions - i;
@@ -96,10 +101,10 @@ LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const 
     const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
     /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
     const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
-    V(vec) max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i), sum = V(splat)(0), dot = V(splat)(0), s_sum = V(splat)(0);
-    V(vec) even_e = V(splat)(0), even_term = V(splat)(0); /* added in pairs: half as many roundings in a row */
-    for (int k = 0; k < count; k++) {
-        const int64_t c = classes->c + k;
+    V(vec) max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i);
+    X(fours) sum = {V(splat)(0), V(splat)(0), V(splat)(0)}, dot = sum, s_sum = sum;
+#pragma GCC unroll 8 /* PLANE_GROUP; more than -O3 does unasked */
+    for (int k = 0; k < count; k++, c++) {
         const V(mask) hit = V(is_index)(work->target + i, c);
         const S(elem) *from = tile->x + c * tile->x_stride + i;
         V(real) *to = keep ? tile->exps + c * tile->exps_stride + i : NULL;
@@ -112,45 +117,38 @@ LS_INLINE void X(sweep_lanes)(const X(tile) * tile, const X(work) * work, const 
         x = V(pick)(hit, minus_infinity, x);
         max = V(max_keep)(x, max);
         V(vec) e = V(exp)(V(sub)(x, shift), magic, low);
-        if (k % 2)
-            sum = V(add)(sum, V(add)(even_e, e));
-        else
-            even_e = e;
+        X(add_kth)(&sum, k, e);
         if (keep && whole) V(store)(to, e);
         if (keep && !whole) V(store_n)(to, e, left);
         if (smoothing == LS_PLAIN) continue;
         V(vec) term = V(sub)(x, ref);
-        if (smoothing == LS_VECTOR) term = classes->absent[k] ? V(splat)(0) : V(mul)(classes->s[k], term);
+        if (smoothing == LS_VECTOR) {
+            const V(vec) s = V(splat)(((const V(real) *)plan->s)[c]);
+            term = V(zero_if)(V(is_absent)(s), V(mul)(s, term));
+        }
         if (smoothing == LS_DENSE) {
             const S(elem) *q = tile->q + c * tile->q_stride + i;
-            V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), classes->q_scale[k], classes->s[k]);
-            s_sum = V(add)(s_sum, s);
+            const V(vec) q_scale = V(splat)(((const V(real) *)plan->q_scale)[c]);
+            const V(vec) q_shift = V(splat)(((const V(real) *)plan->q_shift)[c]);
+            const V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), q_scale, q_shift);
+            X(add_kth)(&s_sum, k, s);
             term = V(mul)(s, term);
         }
-        term = V(zero_if)(hit, term);
-        if (k % 2)
-            dot = V(add)(dot, V(add)(even_term, term));
-        else
-            even_term = term;
-    }
-    if (count % 2) {
-        sum = V(add)(sum, even_e);
-        dot = V(add)(dot, even_term);
+        X(add_kth)(&dot, k, V(zero_if)(hit, term));
     }
     V(store)(work->max + i, max);
-    V(store)(work->sum + i, first ? sum : V(add)(V(load)(work->sum + i), sum));
-    if (smoothing != LS_PLAIN) V(store)(work->dot + i, first ? dot : V(add)(V(load)(work->dot + i), dot));
-    if (smoothing == LS_DENSE) V(store)(work->s_sum + i, first ? s_sum : V(add)(V(load)(work->s_sum + i), s_sum));
+    V(accumulate)(work->sum + i, X(sum_of)(&sum, count));
+    if (smoothing != LS_PLAIN) V(accumulate)(work->dot + i, X(sum_of)(&dot, count));
+    if (smoothing == LS_DENSE) V(accumulate)(work->s_sum + i, X(sum_of)(&s_sum, count));
 }
 
 LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
                                 int count, ls_smoothing smoothing, int keep, int first) {
-    const X(classes) classes = X(classes_at)(plan, c, count, smoothing);
     const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
     int64_t i = 0;
     for (; i + V(lanes) <= tile->positions; i += V(lanes))
-        X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, 1, first);
-    if (i < tile->positions) X(sweep_lanes)(tile, work, &classes, count, shifts, magics, i, smoothing, keep, 0, first);
+        X(sweep_lanes)(plan, tile, work, c, count, shifts, magics, i, smoothing, keep, 1, first);
+    if (i < tile->positions) X(sweep_lanes)(plan, tile, work, c, count, shifts, magics, i, smoothing, keep, 0, first);
 }
 
 /* One block of classes for all positions: its largest logits, and its sums, in work->max, sum, dot and s_sum. */
@@ -213,25 +211,26 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
         X(shifts)(work, 0)[i] = frame.shift;
         X(magics)(work, 0)[i] = V(MAGIC) - frame.exponent;
     }
-    const size_t bytes = (size_t)work->padded * sizeof(double);
-    memset(work->sum_all, 0, bytes);
-    memset(work->dot_all, 0, bytes);
-    memset(work->s_all, 0, bytes);
+    /* Those of sum, dot and s_sum that there are, which follow each other, as do those over the blocks done. */
+    const int64_t sums = (smoothing == LS_PLAIN ? 1 : smoothing == LS_DENSE ? 3 : 2) * work->padded;
+    const size_t bytes = (size_t)sums * sizeof(double);
+    const int is_single = num_classes <= LS_PLANE_BLOCK; /* a block, whose sums are all there are */
+    if (is_single) work->sum = work->sum_all, work->dot = work->dot_all, work->s_sum = work->s_all;
+    if (!is_single) memset(work->sum_all, 0, bytes);
     int32_t version = 0;
     double s_before = 0;
     for (int64_t c = 0; c < num_classes; c += LS_PLANE_BLOCK) {
         const int64_t end = c + LS_PLANE_BLOCK < num_classes ? c + LS_PLANE_BLOCK : num_classes;
         for (;;) {
+            memset(work->sum, 0, bytes);
             X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
             if (!X(any_far_above)(tile, work)) break;
+            memset(work->sum, 0, bytes); /* which may be work->sum_all */
             X(move_frames)(plan, tile, work, version++, c, s_before);
         }
         work->version[c / LS_PLANE_BLOCK] = version;
-        for (int64_t i = 0; i < work->padded; i += V(lanes)) {
-            V(accumulate)(work->sum_all + i, V(load)(work->sum + i));
-            if (smoothing != LS_PLAIN) V(accumulate)(work->dot_all + i, V(load)(work->dot + i));
-            if (smoothing == LS_DENSE) V(accumulate)(work->s_all + i, V(load)(work->s_sum + i));
-        }
+        for (int64_t i = 0; i < sums && !is_single; i += lanes_f64)
+            store_f64(work->sum_all + i, add_f64(load_f64(work->sum_all + i), load_f64(work->sum + i)));
         if (smoothing == LS_UNIFORM) s_before += (double)(end - c);
         for (int64_t k = c; smoothing == LS_VECTOR && k < end; k++) s_before += (double)((const V(real) *)plan->s)[k];
     }

@@ -6,7 +6,7 @@
 
 #include "reference.h"
 
-/* 1: limits are what a lane's 32 additions could lose if every one lost half a unit, the same way. For logits that are searched
+/* 1: limits are what 18 additions of a lane could lose if every one lost half a unit, the same way. For logits that are searched
  * for, as a fuzzer does; 0, the limits of what tests have met, otherwise. */
 extern int judge_by_worst_case;
 
