@@ -7,17 +7,14 @@
  *     grad = A p - alpha onehot(y) - beta s                                   A = alpha + beta sum(s)
  *
  * The target's term is left out of the row's sum and joins it here, so that nothing cancels in a confident row: with
- * t = origin - x_y, where the sum is relative to e^origin,
+ * t = origin - x_y, where the sum is relative to e^origin, and where the target leads (t < 0),
  *     rest = sum e^t = sum over j != y of exp(x_j - x_y)      z - x_y = log1p(rest)      1 - p_y = rest / (1 + rest)
- * and where x_y lies so far below that rest might overflow, or where there is no target, z - origin = log(sum) instead.
+ * Elsewhere, and where there is no target, everything is relative to the others: z - origin = log(sum + e^-t).
  */
 #ifndef LS_ROW_FORMULA_H
 #define LS_ROW_FORMULA_H
 
 #include "plan.h"
-
-/* From where on log(sum + e^-t) is log(sum) to the last bit, and e^t is far from overflow. */
-#define FAR_BELOW 600.0
 
 typedef struct {
     vec_f64 sum, dot, s_sum; /* s_sum: over all classes, the target's included */
@@ -53,17 +50,17 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
     mask_f64 valid = less_f64(x_y, infinity);
     sum = pick_f64(valid, sum, splat_f64((double)NAN));
 
-    mask_f64 near = both_f64(has_target, less_f64(t, splat_f64(FAR_BELOW)));
-    vec_f64 e_t = exp_f64(t, splat_f64(MAGIC_f64), splat_f64(MIN_EXPONENT_f64 * LN2));
-    e_t = fma_f64(e_t, lost, e_t);
+    const mask_f64 leads = both_f64(has_target, less_f64(t, zero));
+    vec_f64 e = exp_f64(pick_f64(leads, t, sub_f64(zero, t)), splat_f64(MAGIC_f64), splat_f64(MIN_EXPONENT_f64 * LN2));
+    e = fma_f64(e, pick_f64(leads, lost, sub_f64(zero, lost)), e);
     vec_f64 norm;
-    vec_f64 rest = pick_f64(near, mul_f64(sum, e_t), sub_f64(sum, one));
+    vec_f64 rest = pick_f64(leads, mul_f64(sum, e), add_f64(sub_f64(sum, one), e));
     vec_f64 log_norm = log1p_f64(rest, &norm);
 
-    vec_f64 z_minus_x_y = pick_f64(near, log_norm, add_f64(add_f64(log_norm, lost), t));
+    vec_f64 z_minus_x_y = pick_f64(leads, log_norm, add_f64(add_f64(log_norm, lost), t));
     vec_f64 loss = zero_unless_f64(has_target, mul_f64(alpha, z_minus_x_y));
-    vec_f64 p_y = pick_f64(near, norm, mul_f64(norm, zero)); /* far below: 0, or NaN in a row of NaN */
-    vec_f64 not_p_y = pick_f64(near, mul_f64(rest, norm), sub_f64(one, p_y));
+    vec_f64 p_y = pick_f64(leads, norm, mul_f64(norm, e));
+    vec_f64 not_p_y = pick_f64(leads, mul_f64(rest, norm), sub_f64(one, p_y));
     vec_f64 grad_y = sub_f64(zero, mul_f64(alpha, not_p_y));
     vec_f64 A = alpha;
 
@@ -75,19 +72,17 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
         const vec_f64 of_rest = mul_f64(sub_f64(s_sum, s_y), ref_minus_x_y);
         const vec_f64 of_y = zero_unless_f64(has_target, zero_if_f64(is_absent_f64(s_y), mul_f64(s_y, ref_minus_x_y)));
         const vec_f64 origin_minus_ref = add_f64(sub_f64(base, ref), base_low);
-        const vec_f64 uniform_near = sub_f64(mul_f64(s_sum, log_norm), add_f64(of_rest, dot));
-        const vec_f64 z_minus_origin = pick_f64(near, sub_f64(log_norm, t), log_norm);
-        const vec_f64 uniform_far = add_f64(mul_f64(s_sum, add_f64(z_minus_origin, origin_minus_ref)), sub_f64(of_y, dot));
+        const vec_f64 if_leading = sub_f64(mul_f64(s_sum, log_norm), add_f64(of_rest, dot));
+        const vec_f64 if_not = add_f64(mul_f64(s_sum, add_f64(log_norm, origin_minus_ref)), sub_f64(of_y, dot));
         /* Class weights that are infinite, or whose sum is: every term is, but for rows of NaN. */
         const mask_f64 bounded = both_f64(less_f64(s_sum, infinity), less_f64(sub_f64(zero, infinity), s_sum));
-        const vec_f64 uniform =
-            pick_f64(bounded, pick_f64(near, uniform_near, uniform_far), add_f64(s_sum, mul_f64(log_norm, zero)));
+        const vec_f64 uniform = pick_f64(bounded, pick_f64(leads, if_leading, if_not), add_f64(s_sum, mul_f64(log_norm, zero)));
         mask_f64 no_beta = both_f64(less_f64(beta, splat_f64(0x1p-1073)), less_f64(splat_f64(-0x1p-1073), beta));
         loss = add_f64(loss, zero_if_f64(no_beta, mul_f64(beta, uniform)));
         grad_y = add_f64(grad_y, mul_f64(beta, sub_f64(mul_f64(s_sum, p_y), s_y)));
         A = fma_f64(beta, s_sum, alpha);
     }
-    return (formula_results){loss, mul_f64(A, pick_f64(near, mul_f64(e_t, norm), norm)), grad_y};
+    return (formula_results){loss, mul_f64(A, pick_f64(leads, mul_f64(e, norm), norm)), grad_y};
 }
 
 /* Losses of rows numbered `slot` and on within their group of LS_SLOTS, added to their slots with the rounding errors kept. */

@@ -91,55 +91,70 @@ LS_INLINE V(vec) X(sum_of)(const X(fours) * from, int count) {
     return sum;
 }
 
-/* One vector of positions: some classes' exps stored, and added to the sums of the block, which begins with them, if
- * `first`. */
+/* What the classes of a group have in common for one vector of positions, and their largest logits and sums. */
+typedef struct {
+    V(vec) shift, magic, low, ref;
+    V(vec) max;
+    X(fours) sum, dot, s_sum;
+} X(lanes);
+
+/* One vector of positions: class number k of a group, c of all, has its exps stored, and is added. */
+LS_INLINE void X(sweep_class)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int64_t c, int k, int64_t i,
+                              X(lanes) * lanes, ls_smoothing smoothing, int keep, int whole) {
+    const int64_t left = tile->positions - i;
+    const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
+    const V(mask) hit = V(is_index)(work->target + i, c);
+    const S(elem) *from = tile->x + c * tile->x_stride + i;
+    V(real) *to = keep ? tile->exps + c * tile->exps_stride + i : NULL;
+    if (whole) { /* the hardware does not look as far ahead as the next group, whose lines are elsewhere */
+        __builtin_prefetch(from + PLANE_GROUP * tile->x_stride);
+        if (keep) __builtin_prefetch(to + PLANE_GROUP * tile->exps_stride, 1);
+    }
+    V(vec) x = whole ? S(load)(from) : S(load_n)(from, left);
+    if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
+    x = V(pick)(hit, minus_infinity, x);
+    lanes->max = V(max_keep)(x, lanes->max);
+    V(vec) e = V(exp)(V(sub)(x, lanes->shift), lanes->magic, lanes->low);
+    X(add_kth)(&lanes->sum, k, e);
+    if (keep && whole) V(store)(to, e);
+    if (keep && !whole) V(store_n)(to, e, left);
+    if (smoothing == LS_PLAIN) return;
+    V(vec) term = V(sub)(x, lanes->ref);
+    if (smoothing == LS_VECTOR) {
+        const V(vec) s = V(splat)(((const V(real) *)plan->s)[c]);
+        term = V(zero_if)(V(is_absent)(s), V(mul)(s, term));
+    }
+    if (smoothing == LS_DENSE) {
+        const S(elem) *q = tile->q + c * tile->q_stride + i;
+        const V(vec) q_scale = V(splat)(((const V(real) *)plan->q_scale)[c]);
+        const V(vec) q_shift = V(splat)(((const V(real) *)plan->q_shift)[c]);
+        const V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), q_scale, q_shift);
+        X(add_kth)(&lanes->s_sum, k, s);
+        term = V(mul)(s, term);
+    }
+    X(add_kth)(&lanes->dot, k, V(zero_if)(hit, term));
+}
+
+/* One vector of positions: `count` classes from c on, added to the sums of the block, which begins with them, if `first`. */
 LS_INLINE void X(sweep_lanes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int64_t c, int count,
                               const V(real) * shifts, const V(real) * magics, int64_t i, ls_smoothing smoothing, int keep,
                               int whole, int first) {
-    const int64_t left = tile->positions - i;
-    const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
-    const V(vec) shift = V(load)(shifts + i), magic = V(load)(magics + i), ref = V(load)(work->ref + i);
+    const X(fours) none = {V(splat)(0), V(splat)(0), V(splat)(0)};
+    X(lanes) lanes = {.shift = V(load)(shifts + i), .magic = V(load)(magics + i), .ref = V(load)(work->ref + i)};
+    lanes.sum = lanes.dot = lanes.s_sum = none;
     /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
-    const V(vec) low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), magic), V(splat)((V(real))LN2));
-    V(vec) max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i);
-    X(fours) sum = {V(splat)(0), V(splat)(0), V(splat)(0)}, dot = sum, s_sum = sum;
-#pragma GCC unroll 8 /* PLANE_GROUP; more than -O3 does unasked */
-    for (int k = 0; k < count; k++, c++) {
-        const V(mask) hit = V(is_index)(work->target + i, c);
-        const S(elem) *from = tile->x + c * tile->x_stride + i;
-        V(real) *to = keep ? tile->exps + c * tile->exps_stride + i : NULL;
-        if (whole) { /* the hardware does not look as far ahead as the next group, whose lines are elsewhere */
-            __builtin_prefetch(from + PLANE_GROUP * tile->x_stride);
-            if (keep) __builtin_prefetch(to + PLANE_GROUP * tile->exps_stride, 1);
-        }
-        V(vec) x = whole ? S(load)(from) : S(load_n)(from, left);
-        if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
-        x = V(pick)(hit, minus_infinity, x);
-        max = V(max_keep)(x, max);
-        V(vec) e = V(exp)(V(sub)(x, shift), magic, low);
-        X(add_kth)(&sum, k, e);
-        if (keep && whole) V(store)(to, e);
-        if (keep && !whole) V(store_n)(to, e, left);
-        if (smoothing == LS_PLAIN) continue;
-        V(vec) term = V(sub)(x, ref);
-        if (smoothing == LS_VECTOR) {
-            const V(vec) s = V(splat)(((const V(real) *)plan->s)[c]);
-            term = V(zero_if)(V(is_absent)(s), V(mul)(s, term));
-        }
-        if (smoothing == LS_DENSE) {
-            const S(elem) *q = tile->q + c * tile->q_stride + i;
-            const V(vec) q_scale = V(splat)(((const V(real) *)plan->q_scale)[c]);
-            const V(vec) q_shift = V(splat)(((const V(real) *)plan->q_shift)[c]);
-            const V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), q_scale, q_shift);
-            X(add_kth)(&s_sum, k, s);
-            term = V(mul)(s, term);
-        }
-        X(add_kth)(&dot, k, V(zero_if)(hit, term));
+    lanes.low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), lanes.magic), V(splat)((V(real))LN2));
+    lanes.max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i);
+    if (whole && count == PLANE_GROUP) {
+#pragma GCC unroll 8 /* PLANE_GROUP: -O3 finds it too much */
+        for (int k = 0; k < PLANE_GROUP; k++) X(sweep_class)(plan, tile, work, c + k, k, i, &lanes, smoothing, keep, 1);
+    } else {
+        for (int k = 0; k < count; k++) X(sweep_class)(plan, tile, work, c + k, k, i, &lanes, smoothing, keep, whole);
     }
-    V(store)(work->max + i, max);
-    V(accumulate)(work->sum + i, X(sum_of)(&sum, count));
-    if (smoothing != LS_PLAIN) V(accumulate)(work->dot + i, X(sum_of)(&dot, count));
-    if (smoothing == LS_DENSE) V(accumulate)(work->s_sum + i, X(sum_of)(&s_sum, count));
+    V(store)(work->max + i, lanes.max);
+    V(accumulate)(work->sum + i, X(sum_of)(&lanes.sum, count));
+    if (smoothing != LS_PLAIN) V(accumulate)(work->dot + i, X(sum_of)(&lanes.dot, count));
+    if (smoothing == LS_DENSE) V(accumulate)(work->s_sum + i, X(sum_of)(&lanes.s_sum, count));
 }
 
 LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
@@ -225,7 +240,6 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
             memset(work->sum, 0, bytes);
             X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
             if (!X(any_far_above)(tile, work)) break;
-            memset(work->sum, 0, bytes); /* which may be work->sum_all */
             X(move_frames)(plan, tile, work, version++, c, s_before);
         }
         work->version[c / LS_PLANE_BLOCK] = version;

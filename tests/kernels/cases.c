@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char *const logits_names[] = {"normal",        "small",     "large",      "huge",       "equal",
-                                           "ties",          "ascending", "descending", "offset 1e4", "offset 1e7",
-                                           "offset -1e30",  "confident", "wrong",      "jumps",      "jumps, confident",
-                                           "rise",          "subnormal", "extreme",    "masked",     "masked start",
-                                           "masked target", "NaN",       "infinite",   "empty",      "mix"};
+static const char *const logits_names[] = {
+    "normal",           "small",      "large",      "huge",         "equal",     "ties",   "ascending",
+    "descending",       "offset 1e4", "offset 1e7", "offset -1e30", "confident", "wrong",  "jumps",
+    "jumps, confident", "rise",       "lost",       "subnormal",    "extreme",   "masked", "masked start",
+    "masked target",    "NaN",        "infinite",   "empty",        "mix"};
 static const char *const weight_names[] = {"none", "positive", "mixed", "zero"};
 static const char *const prior_names[] = {"none", "positive", "sparse"};
 static const char *const ignore_names[] = {"none", "some", "all"};

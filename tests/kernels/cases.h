@@ -24,6 +24,7 @@ typedef enum {
     LOGITS_JUMPS,           /* steps of more than 60 upwards: blocks must be rescaled */
     LOGITS_JUMPS_CONFIDENT, /* the same with the target far above: the scale of old blocks underflows */
     LOGITS_RISE,            /* within the margin of a lazy reference: exps far above 1, whose scale is far below */
+    LOGITS_LOST,            /* exps of 1, and others just too small to count beside one: sums that stay in fp32 too long */
     LOGITS_SUBNORMAL,       /* flushing to zero, or a changed floating-point mode */
     LOGITS_EXTREME,         /* 0 and +-1e30: overflow of a range reduction */
     LOGITS_MASKED,          /* -inf here and there: 0 times infinity */

@@ -11,8 +11,9 @@
  * smoothing; 7 units for a gradient, 3 of them from exp and scale, and for its sum. With smoothing every term x - ref carries a
  * rounding of its own and the loss has an exact part: 1.75 units, most of them in rows whose logits jump by the range of exp;
  * ordinary rows stay within 1, and within 6 in the gradient. With probabilities s is rounded, too, and summed: 9 units, and 2.
- * The worst case adds the 9 units of each sum to the 3. In fp64 sums go on in the same precision from block to block of 1024
- * classes, or of 32 where positions lie side by side. */
+ * The worst case adds the 9 units of each sum to the 3. In fp64 sums go on in the same precision: 16 more roundings in a block of
+ * 1024 classes, which all go one way where many exps are equal, and one for each block, or for each 32 classes where positions
+ * lie side by side. */
 typedef struct {
     real loss, gradient, row_sum;
 } limits;
@@ -49,7 +50,7 @@ static limits limits_of(const sample *asked) {
     if (judge_by_worst_case) of = (limits){.loss = 30, .gradient = 30, .row_sum = 30};
     if (o->dtype == LS_F64) {
         real additions = (real)o->classes / (o->inner > 1 ? 64 : 2048);
-        of = (limits){of.loss + 3 + additions, of.gradient + 3 + additions, of.row_sum + 3 + additions};
+        of = (limits){of.loss + 7 + additions, of.gradient + 7 + additions, of.row_sum + 7 + additions};
     }
     if (o->dtype == LS_F64 && !long_double_is_wide()) of = (limits){of.loss + 8, of.gradient + 8, of.row_sum + 8};
     return of;

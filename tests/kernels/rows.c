@@ -99,6 +99,9 @@ void fill_row(logits_kind kind, random_source *source, double *row, int64_t clas
         for (int64_t k = somewhere; k < classes; k++) row[k] += rise;
         if (one_in(source, 2)) row[target] = rise + any_gap(source);
         return;
+    case LOGITS_LOST:
+        for (int64_t k = 0; k < classes; k++) row[k] = k < 16 ? 0 : -16.65; /* a vector of any instruction set */
+        return;
     case LOGITS_SUBNORMAL:
         fill_normal(source, row, classes, 0, one_in(source, 2) ? 0x1p-130 : 0x1p-16);
         return;

@@ -203,6 +203,18 @@ static void check_ignored(ls_convention convention, double inside, double loss, 
     free_sample(made);
 }
 
+/* A target that lies far below and has no weight: its own gradient is what the others' smoothing gives its probability. */
+static void check_far_below(double below) {
+    test_case options = plain_case(LS_F64, 1, 3, 1);
+    const double logits[] = {0, below, 1}, weight[] = {1, 0, 2};
+    const int64_t target[] = {1};
+    options.label_smoothing = .3;
+    options.weight = WEIGHT_POSITIVE;
+    sample *made = sample_of(&options, logits, weight, NULL, target);
+    check(made);
+    free_sample(made);
+}
+
 void test_known_values(void) {
     for (int isa = 0; ls_isa_name(isa); isa++) {
         if (!ls_isa_available(ls_isa_name(isa))) continue;
@@ -215,6 +227,9 @@ void test_known_values(void) {
             check_outcome(i, LS_F32);
             check_outcome(i, LS_F64);
         }
+        check_far_below(-590.7);
+        check_far_below(-632.3);
+        check_far_below(-1e30);
         check_ignored(LS_TORCH, NOT_A_NUMBER, NOT_A_NUMBER, 0);
         check_ignored(LS_FASTAI, log(3), NOT_A_NUMBER, .0625);
     }
