@@ -102,6 +102,7 @@ LS_INLINE void X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) *
     const int64_t group = V(unroll) * V(lanes);
     for (int k = 0; k < PIECE_SUMS; k++) to->sum[k] = to->dot[k] = to->s_sum[k] = V(splat)(0);
     const int groups = PIECE_SUMS / V(unroll);
+    _Static_assert(PIECE_SUMS % V(unroll) == 0, "a group fills some of a piece's sums, or all");
     const int64_t whole = n - n % group;
     int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
     for (;;) {
@@ -110,7 +111,7 @@ LS_INLINE void X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) *
                 X(sweep_group)(part, g * V(unroll), i + g * group, n, target, exps, frame, to, smoothing, keep, 1);
         for (; groups > 1 && i < stop; i += group) X(sweep_group)(part, 0, i, n, target, exps, frame, to, smoothing, keep, 1);
         if (i >= n) break;
-        X(sweep_group)(part, 0, i, n, target, exps, frame, to, smoothing, keep, 0);
+        X(sweep_group)(part, PIECE_SUMS - V(unroll), i, n, target, exps, frame, to, smoothing, keep, 0);
         i += group;
         stop = whole;
     }

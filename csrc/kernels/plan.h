@@ -7,8 +7,8 @@
 
 #include "ls_kernels.h"
 
-/* Classes to a block, the piece of a row whose exps share a frame and whose sums stay in fp32; classes to a chunk, the piece of
- * a long row that one thread works on. Rows are cut at these places whatever the number of threads. */
+/* Classes to a block, the part of a row whose exps share a frame; classes to a chunk, the part of a long row that one thread
+ * works on. Rows are cut at these places whatever the number of threads. */
 enum { LS_BLOCK = 1024, LS_CHUNK = 32768 };
 
 static inline int64_t ls_blocks(int64_t num_classes) { return (num_classes + LS_BLOCK - 1) / LS_BLOCK; }

@@ -4,7 +4,8 @@
  * (`_f32`, `_f64`, `_bf16`, `_f16`), the 16-bit ones converting from and to fp32, rounding to nearest even. An instruction set
  * is one such header and one isa_*.c that instantiates the templates with it.
  *
- *   lanes, unroll, tile     lanes of a vector; vectors handled at a time; columns that load_tile moves at a time (1: not offered)
+ *   lanes, unroll, tile     lanes of a vector; vectors handled at a time (1, 2 or 4); columns that load_tile moves at a time (1: not
+ *                           offered)
  *   fma(a, b, c)            a b + c; fnma: c - a b. Fused where the instruction set does so.
  *   max_keep(x, kept)       the larger one; `kept` where x is NaN, so that a NaN never hides a maximum
  *   less(a, b)              mask, false where either is NaN

@@ -215,6 +215,18 @@ static void check_far_below(double below) {
     free_sample(made);
 }
 
+/* A target that leads by more than the largest number. */
+static void check_wide_lead(void) {
+    test_case options = plain_case(LS_F64, 1, 3, 1);
+    const double logits[] = {-1e308, 1e308, -1e308};
+    const int64_t target[] = {1};
+    sample *made = sample_of(&options, logits, NULL, NULL, target);
+    double loss, gradient[3];
+    compute(made, &loss, gradient);
+    if (loss != 0 || gradient[0] != 0 || gradient[1] != 0) fail("a lead of 2e308: loss %g, gradient %g", loss, gradient[1]);
+    free_sample(made);
+}
+
 void test_known_values(void) {
     for (int isa = 0; ls_isa_name(isa); isa++) {
         if (!ls_isa_available(ls_isa_name(isa))) continue;
@@ -230,6 +242,7 @@ void test_known_values(void) {
         check_far_below(-590.7);
         check_far_below(-632.3);
         check_far_below(-1e30);
+        check_wide_lead();
         check_ignored(LS_TORCH, NOT_A_NUMBER, NOT_A_NUMBER, 0);
         check_ignored(LS_FASTAI, log(3), NOT_A_NUMBER, .0625);
     }
