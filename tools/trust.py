@@ -133,7 +133,7 @@ def run_part(name):
     """Runs one part and writes its section; the whole output stays beside it."""
     title, what, command, figures = PARTS[name]
     log = PARTS_DONE / f"{name}.log"
-    begin = time.monotonic()
+    begin, stated = time.monotonic(), where()  # before, for the sources may change meanwhile
     with log.open("w") as output:
         status = subprocess.run(
             command, shell=True, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
@@ -145,7 +145,7 @@ def run_part(name):
     if len(found) > LINES:
         found = [*found[: LINES - 1], f"... and {len(found) - LINES + 1} more lines"]
     shown = "\n".join(line.replace(str(ROOT), ".")[:200] for line in found) or "no figures"
-    text = f"## {title}\n\n{what}\n\n`{command}`: {verdict} in {took}; {where()}.\n\n```text\n{shown}\n```\n"
+    text = f"## {title}\n\n{what}\n\n`{command}`: {verdict} in {took}; {stated}.\n\n```text\n{shown}\n```\n"
     new = PARTS_DONE / f"{name}.md.{os.getpid()}"
     new.write_text(text)
     new.replace(PARTS_DONE / f"{name}.md")
