@@ -96,7 +96,8 @@ LS_INLINE V(vec) X(tree)(const V(vec) * v) {
 }
 
 /* Adds a piece of n classes of a block, whose exps it stores. `target` is relative to the piece, and out of [0, n) if it is
- * elsewhere. */
+ * elsewhere. A group that fills only some of the sums goes to the first ones if it is whole, else to the last: no sum gets many
+ * more terms than the others. */
 LS_INLINE void X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) * exps, const X(frame_vectors) * frame,
                               X(accumulators) * to, X(lane_sums) * sums, ls_smoothing smoothing, int keep) {
     const int64_t group = V(unroll) * V(lanes);

@@ -50,7 +50,7 @@ static limits limits_of(const sample *asked) {
     if (judge_by_worst_case) of = (limits){.loss = 30, .gradient = 30, .row_sum = 30};
     if (o->dtype == LS_F64) {
         real additions = (real)o->classes / (o->inner > 1 ? 64 : 2048);
-        of = (limits){of.loss + 7 + additions, of.gradient + 7 + additions, of.row_sum + 7 + additions};
+        of = (limits){of.loss + 4 + additions, of.gradient + 7 + additions, of.row_sum + 7 + additions};
     }
     if (o->dtype == LS_F64 && !long_double_is_wide()) of = (limits){of.loss + 8, of.gradient + 8, of.row_sum + 8};
     return of;
