@@ -75,7 +75,7 @@ class LabelSmoothingCrossEntropy(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of the logits ``output`` against ``target``."""
-        if output.dim() < 2:
+        if isinstance(output, Tensor) and output.dim() < 2:  # not the stand-in of a tensor that torch.fx traces with
             raise IndexError(f"tuple index out of range: logits are (N, C, ...), got shape {list(output.shape)}")
         return fastai_cross_entropy(output, target.long(), self.weight, self.reduction, self.eps, self.prior, 1)
 

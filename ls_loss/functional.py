@@ -178,7 +178,8 @@ def _accepted(ignore_index: int, label_smoothing: float) -> float:
     if type(label_smoothing) is not float or type(ignore_index) is not int or not -(1 << 63) <= ignore_index < 1 << 63:
         logits, target = torch.empty(0, 1, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu")
         native_cross_entropy(logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing)
-    return label_smoothing
+    # Compiled code makes a tensor of a numpy scalar, which native unpacks and an operator of ours does not.
+    return label_smoothing if type(label_smoothing) in (float, torch.SymFloat) else float(label_smoothing)
 
 
 def fastai_cross_entropy(

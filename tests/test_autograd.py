@@ -245,3 +245,28 @@ def test_no_gradient_is_computed_that_nobody_asks_for():
         with torch.inference_mode():
             inference = target.clone()
         cross_entropy(logits, inference)
+
+
+class NoGradient(torch.autograd.Function):
+    """Gives its input no gradient, which is another thing than one of zeros."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, grad_output):
+        return None
+
+
+@all_reductions
+def test_no_gradient_in_is_no_gradient_out(reduction):
+    """An optimiser leaves a parameter without a gradient alone; with one of zeros its momentum and weight decay move it."""
+    logits, target = cases.batch((4, 5))
+    logits.requires_grad_()
+    NoGradient.apply(cross_entropy(logits, target, reduction=reduction)).sum().backward()
+    assert logits.grad is None
+    loss = cross_entropy(logits, target, reduction=reduction)
+    loss.grad_fn.register_prehook(lambda grads: (None,))
+    loss.sum().backward()
+    assert logits.grad is None

@@ -14,6 +14,8 @@ from op import cross_entropy
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
+import ls_loss
+
 
 @pytest.fixture(autouse=True)
 def fresh():
@@ -252,3 +254,15 @@ def test_export_round_trip(dynamic):
     decomposed = program.run_decompositions()
     assert operators_in(decomposed.graph_module) == ["ls_loss._loss.default"]
     assert torch.equal(decomposed.module()(logits, target), cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32"])
+def test_smoothing_as_a_number_of_numpy(kind):
+    """Dynamo makes a tensor of it. Where native needs a break of the graph for its value, so may ours."""
+    numpy = pytest.importorskip("numpy")
+    logits, target = batch(6, 5)
+    smoothing = getattr(numpy, kind)(0.25)
+    for module in (torch.nn.CrossEntropyLoss, ls_loss.CrossEntropyLoss):
+        torch._dynamo.reset()
+        compiled = torch.compile(module(label_smoothing=smoothing), backend="eager", fullgraph=kind == "float64")
+        torch.testing.assert_close(compiled(logits, target), step(logits / 2, target, label_smoothing=0.25) / 3)

@@ -314,3 +314,20 @@ def test_learner(name, mix):
     for ours, fastai in zip(*trained, strict=True):
         # Eight steps of gradients that differ by float32 rounding.
         torch.testing.assert_close(ours, torch.Tensor(fastai), rtol=1e-5, atol=1e-6)
+
+
+def test_can_be_traced_by_fx():
+    """As the class of the package can: nothing in it may ask a tensor for its number of dimensions to decide what to do."""
+    logits, target = cases.batch((4, 5))
+    for module in (theirs.LabelSmoothingCrossEntropy, ls_loss.LabelSmoothingCrossEntropy):
+
+        class Net(torch.nn.Module):
+            def __init__(self, loss):
+                super().__init__()
+                self.loss = loss
+
+            def forward(self, x, y):
+                return self.loss(x, y)
+
+        traced = torch.fx.symbolic_trace(Net(module()))
+        torch.testing.assert_close(traced(logits, target), module()(logits, target))

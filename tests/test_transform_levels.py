@@ -110,3 +110,33 @@ def test_options_are_checked_under_vmap(monkeypatch):
     prior = cases.prior(4, torch.float64)
     with pytest.raises(ValueError, match="prior must hold one probability"):
         vmap(lambda x, y: cross_entropy(x, y, prior=prior))(BATCH, TARGETS)
+
+
+AROUND_BACKWARD = {
+    "grad": lambda f, v: grad(f)(v),
+    "jvp": lambda f, v: torch.stack(jvp(f, (v,), (v.cos(),))),
+    "jacrev": lambda f, v: jacrev(f)(v),
+    "jacfwd": lambda f, v: jacfwd(f)(v),
+    "hessian": lambda f, v: hessian(f)(v),
+    "vmap": lambda f, v: vmap(f)(torch.stack([v, v.sin()])),
+}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("transform", AROUND_BACKWARD.values(), ids=AROUND_BACKWARD)
+def test_backward_of_a_graph_recorded_outside_the_transform(transform, reduction):
+    """The transform is over grad_output; what it returns is differentiated by the logits, through the graph outside."""
+    second = []
+    for loss in (cross_entropy, definition):
+        x = LOGITS.clone().requires_grad_()
+        value = loss(x, TARGETS[0], reduction=reduction)
+
+        def of_grad_output(v, value=value, x=x):
+            return torch.autograd.grad(value, x, v, create_graph=True)[0].pow(2).sum()
+
+        (derivative,) = torch.autograd.grad(
+            transform(of_grad_output, torch.full_like(value, 2).detach()).sum(), x, retain_graph=True
+        )
+        second.append(derivative)
+    assert second[1].abs().max() > 1e-2
+    torch.testing.assert_close(*second, rtol=1e-10, atol=1e-12)

@@ -58,6 +58,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
         if (defined(call.weight)) saved.push_back(*call.weight);
         if (defined(call.prior)) saved.push_back(*call.prior);
         context->save_for_backward(std::move(saved));
+        context->set_materialize_grads(false); // no gradient in is no gradient out, and no sweep over zeros
         const auto &options = call.options;
         // One entry: each costs a look-up. As a tuple its numbers stay constants under compiled autograd.
         context->saved_data["options"] =
@@ -67,6 +68,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     }
 
     static variable_list backward(AutogradContext *context, const variable_list &grad_outputs) {
+        if (!grad_outputs[0].defined()) return {at::Tensor(), at::Tensor()};
         // Unpacking finds targets and weights that were edited since, and raises.
         const auto saved = context->get_saved_variables();
         const auto &grad = saved[0], &factor = saved[1], &grad_output = grad_outputs[0];
@@ -90,10 +92,13 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
                         {}};
         if (!differentiable) return {composite::scaled(call, grad_output, factor), at::Tensor()};
         TORCH_CHECK_NOT_IMPLEMENTED(is_run_by_engine(context),
-                                    "cross_entropy's grad_fn cannot be called with grad mode on: use "
-                                    "torch.autograd.grad(..., create_graph=True)");
+                                    "cross_entropy's grad_fn cannot be called by hand, or by compiled autograd, with grad mode "
+                                    "on: use torch.autograd.grad(..., create_graph=True)");
         auto rebuilt = [&] {
             const at::NoGradGuard no_grad;
+            // Within a transform too the logits are those of this graph, which is not the transform's.
+            const c10::impl::ExcludeDispatchKeyGuard below_transforms(c10::DispatchKeySet(
+                {c10::DispatchKey::FuncTorchDynamicLayerFrontMode, c10::DispatchKey::FuncTorchDynamicLayerBackMode}));
             return composite::rebuild(call, factor);
         }();
         torch::autograd::impl::set_gradient_edge(rebuilt.logits, torch::autograd::get_current_node()->next_edge(0));
