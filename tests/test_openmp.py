@@ -4,39 +4,22 @@ Uses the public package, the built extension's file, and Linux's /proc. What mus
 tests have used (its pool of threads, its forks) runs in a process of its own.
 """
 
+import itertools
 import subprocess
 import sys
 
 import pytest
 import torch
+from processes import PRELUDE, RUNTIMES, run
 from torch.testing import assert_close
 
 import ls_loss
 
-SECONDS = 120  # a hang is what some of these tests look for
-
-# The start of every process of its own. The batch is many times larger than what one thread still does alone; a step
-# has no large operation of torch's own, which would hang after a fork.
-PRELUDE = """
-import os, threading, torch
-import ls_loss
-def workers():
-    return len(os.listdir("/proc/self/task"))
-logits, target = torch.randn(4096, 100, generator=torch.Generator().manual_seed(0)), torch.arange(4096) % 100
-def step():
-    x = logits.detach().requires_grad_()
-    loss = ls_loss.cross_entropy(x, target, label_smoothing=0.1)
-    loss.backward()
-    return loss.detach(), x.grad
-"""
+ORDERS = [order for order in itertools.permutations(("ls_loss", "numpy", "sklearn.cluster")) if order[0] != "numpy"]
 
 
-def run(code, prelude=PRELUDE, **options):
-    done = subprocess.run(
-        [sys.executable, "-c", prelude + code], capture_output=True, text=True, timeout=SECONDS, **options
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+def imports(order, instead="ls_loss"):
+    return "".join(f"import {instead if module == 'ls_loss' else module}\n" for module in order)
 
 
 def test_extension_links_no_openmp():
@@ -50,15 +33,18 @@ def test_extension_links_no_openmp():
 
 
 def test_process_maps_torchs_runtime_and_no_other():
-    maps = """
-def runtimes():
-    files = {line.split(maxsplit=5)[5].strip() for line in open("/proc/self/maps") if "/" in line}
-    return {file for file in files if os.path.basename(file).startswith(("libgomp", "libomp", "libiomp"))}
-"""
-    before = set(run(maps + "torch.ones(10**6).add(1); print(*runtimes())", prelude="import os, torch\n"))
-    after = set(run(maps + "step(); print(*runtimes())"))
+    before = set(run(RUNTIMES + "torch.ones(10**6).add(1); print(*runtimes())", prelude="import torch\n"))
+    after = set(run(RUNTIMES + "step(); print(*runtimes())"))
     assert len(after) == 1
     assert after == before == set(run("print(*ls_loss.config()['openmp_runtimes'])"))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_no_order_of_imports_adds_a_runtime(order):
+    """scikit-learn and numpy's relatives bring runtimes of their own; ours must add none to what torch in its place brings."""
+    use = "torch.ones(10**6).add(1); print(*runtimes())"
+    ours = run(RUNTIMES + "import torch; step(); print(*runtimes())", prelude=imports(order) + PRELUDE)
+    assert set(ours) == set(run(RUNTIMES + "import torch\n" + use, prelude=imports(order, "torch")))
 
 
 def test_kernels_use_the_pool_of_threads_that_torch_made():
