@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-huge test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ test-long: $(BUILT) ## what `make test` leaves out for its time: torch's own tes
 
 test-compile: $(BUILT) ops-library ## what Inductor compiles: every mode, dynamic sizes, AOTInductor packages; some minutes
 	python -m pytest --junitxml=build/reports/compile.xml tests/compile
+
+test-huge: $(BUILT) ## sums of 10^8 losses, more than 2^31 elements; needs 18 GiB of memory; minutes
+	python -m pytest -q -rPs tests/huge
 
 test-trainers: $(TRAINERS) $(BUILT) ## Hugging Face, Lightning and others, DDP, FSDP2, the pages on them; installs them first
 	python -m pytest --junitxml=build/reports/trainers.xml tests/trainers tests/test_docs.py::test_python_runs

@@ -1,6 +1,6 @@
-/* The kernels of one instruction set for every dtype. The last include of each isa_*.c, after the header of its vocabulary; gives
- * it `kernels_of`, by ls_dtype. A symbol of a profile, such as sweep_tile_from_bf16, is X(sweep_tile) in one of the *_template.h,
- * with STORED bf16; the file that it was compiled from tells the instruction set. */
+/* The kernels of one instruction set for every dtype. The last include of each isa_*.c, after ISA and the header of its vocabulary;
+ * gives it `kernels_of`, by ls_dtype. A symbol of a profile, such as sweep_tile_from_bf16_avx2, is X(sweep_tile) in one of the
+ * *_template.h, with STORED bf16 and ISA avx2. */
 #ifndef LS_ALL_DTYPES_H
 #define LS_ALL_DTYPES_H
 
@@ -32,7 +32,13 @@
 #define PACK_CONVERTS
 #include "kernels_template.h"
 
-static const ls_dtype_kernels kernels_of[] = {
-    [LS_F32] = kernels_from_f32, [LS_F64] = kernels_from_f64, [LS_BF16] = kernels_from_bf16, [LS_F16] = kernels_from_f16};
+/* The places in which positions and losses wait their turn are whole vectors of any instruction set. */
+_Static_assert(LS_SLOTS % lanes_f64 == 0, "slots of losses are filled vector by vector");
+_Static_assert(16 % lanes_f32 == 0 && LS_PACK % lanes_f32 == 0, "ls_padded() and LS_PACK hold whole vectors");
+
+static const ls_dtype_kernels kernels_of[] = {[LS_F32] = LS_JOIN(kernels_from_f32, ISA),
+                                              [LS_F64] = LS_JOIN(kernels_from_f64, ISA),
+                                              [LS_BF16] = LS_JOIN(kernels_from_bf16, ISA),
+                                              [LS_F16] = LS_JOIN(kernels_from_f16, ISA)};
 
 #endif

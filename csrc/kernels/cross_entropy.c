@@ -1,6 +1,6 @@
 /* The call: plan, choice of strategy, sharing between threads, final sum. The one place where a strategy is chosen; it follows
  * from shape, strides and dtype, and the work is cut into units that follow from these alone. The number of threads decides who
- * computes a unit, never what is computed, so that loss and gradient keep their bits.
+ * computes a unit, or which part of a row (SHARED_ROWS), never what is computed, so that loss and gradient keep their bits.
  */
 #include <math.h>
 #include <string.h>

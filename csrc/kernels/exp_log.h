@@ -2,7 +2,7 @@
  *
  * Coefficients: tools/derive_polynomials.py prints them with the approximation errors quoted here.
  *
- * exp. e^d 2^-n0 for an integer n0 (a frame, see rows_template.h): with n = round(d log2 e) and r = d - n ln 2,
+ * exp. e^d 2^-n0 for an integer n0 (a frame, see frame.h): with n = round(d log2 e) and r = d - n ln 2,
  *     e^d 2^-n0 = 2^(n - n0) + (2^(n - n0) r) q(r)
  * Adding `magic` = 1.5 2^(mantissa bits) + bias - n0 to d log2 e rounds to n and leaves n - n0 + bias in the low bits of
  * the sum, ready to be moved to the exponent's place. ln 2 is split in two so that n times the high part is exact for |n| <

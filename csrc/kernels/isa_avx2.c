@@ -3,6 +3,7 @@
 
 #if defined(__x86_64__)
 
+#define ISA avx2
 #include "vec_avx2.h"
 #include "all_dtypes.h"
 

@@ -3,6 +3,7 @@
 
 #if defined(__x86_64__)
 
+#define ISA avx512
 #include "vec_avx512.h"
 #include "all_dtypes.h"
 

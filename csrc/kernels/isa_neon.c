@@ -3,6 +3,7 @@
 
 #if defined(__aarch64__)
 
+#define ISA neon
 #include "vec_neon.h"
 #include "all_dtypes.h"
 

@@ -1,6 +1,7 @@
 /* The kernels for any CPU, in portable C. */
 #include "isa.h"
 
+#define ISA scalar
 #include "vec_scalar.h"
 #include "all_dtypes.h"
 

@@ -1,6 +1,7 @@
 /* All kernels of one instruction set for one dtype. Parameters, defined by all_dtypes.h before each inclusion and
  * undefined here:
  *
+ *   ISA      avx2, say: the end of every name, so that a profile tells them apart; defined by isa_*.c, for all dtypes
  *   STORED   f32, f64, bf16 or f16: the type of logits and gradient
  *   REAL     f32 or f64: the type that arithmetic runs in
  *   PACK_TILES      if the vocabulary has load_tile for REAL
@@ -8,7 +9,7 @@
  */
 #define V(name) LS_JOIN(name, REAL)
 #define S(name) LS_JOIN(name, STORED)
-#define X(name) LS_JOIN(name, LS_JOIN(from, STORED))
+#define X(name) LS_JOIN(name, LS_JOIN(from, LS_JOIN(STORED, ISA)))
 
 #include "block_template.h"
 #include "rows_template.h"

@@ -2,7 +2,7 @@
  * of a plane and unpacked. Included after planes_template.h, with the same parameters.
  */
 
-#define T(name) LS_JOIN(name, LS_JOIN(from, REAL))
+#define T(name) LS_JOIN(name, LS_JOIN(from, LS_JOIN(REAL, ISA)))
 
 /* The last tile of a row begins so much earlier that it is whole, if the row is that long: masks are slow. */
 LS_INLINE int64_t X(tile_begin)(int64_t c, int64_t num_classes) {

@@ -119,25 +119,54 @@ LS_INLINE vec_f64 split_exponent_f64(vec_f64 u, vec_f64 *mantissa) {
 }
 
 /* NEON has no masked access: short ones pass through a buffer. */
-#define SHORT_ACCESS(type, stored, real, lanes)                                                                                \
-    LS_INLINE vec_##real load_n_##type(const stored *p, int64_t n) {                                                           \
-        stored buffer[lanes];                                                                                                  \
-        if (n >= (lanes)) return load_##type(p);                                                                               \
-        memset(buffer, 0, sizeof buffer);                                                                                      \
-        if (n > 0) memcpy(buffer, p, (size_t)n * sizeof *p);                                                                   \
-        return load_##type(buffer);                                                                                            \
-    }                                                                                                                          \
-    LS_INLINE void store_n_##type(stored *p, vec_##real v, int64_t n) {                                                        \
-        stored buffer[lanes];                                                                                                  \
-        if (n >= (lanes)) return store_##type(p, v);                                                                           \
-        store_##type(buffer, v);                                                                                               \
-        if (n > 0) memcpy(p, buffer, (size_t)n * sizeof *p);                                                                   \
-    }
-SHORT_ACCESS(f32, float, f32, 4)
-SHORT_ACCESS(bf16, elem_bf16, f32, 4)
-SHORT_ACCESS(f16, elem_f16, f32, 4)
-SHORT_ACCESS(f64, double, f64, 2)
-#undef SHORT_ACCESS
+LS_INLINE vec_f32 load_n_f32(const float *p, int64_t n) {
+    float buffer[4] = {0};
+    if (n >= 4) return load_f32(p);
+    if (n > 0) memcpy(buffer, p, (size_t)n * sizeof *p);
+    return load_f32(buffer);
+}
+LS_INLINE void store_n_f32(float *p, vec_f32 v, int64_t n) {
+    float buffer[4];
+    if (n >= 4) return store_f32(p, v);
+    store_f32(buffer, v);
+    if (n > 0) memcpy(p, buffer, (size_t)n * sizeof *p);
+}
+LS_INLINE vec_f32 load_n_bf16(const elem_bf16 *p, int64_t n) {
+    elem_bf16 buffer[4] = {0};
+    if (n >= 4) return load_bf16(p);
+    if (n > 0) memcpy(buffer, p, (size_t)n * sizeof *p);
+    return load_bf16(buffer);
+}
+LS_INLINE void store_n_bf16(elem_bf16 *p, vec_f32 v, int64_t n) {
+    elem_bf16 buffer[4];
+    if (n >= 4) return store_bf16(p, v);
+    store_bf16(buffer, v);
+    if (n > 0) memcpy(p, buffer, (size_t)n * sizeof *p);
+}
+LS_INLINE vec_f32 load_n_f16(const elem_f16 *p, int64_t n) {
+    elem_f16 buffer[4] = {0};
+    if (n >= 4) return load_f16(p);
+    if (n > 0) memcpy(buffer, p, (size_t)n * sizeof *p);
+    return load_f16(buffer);
+}
+LS_INLINE void store_n_f16(elem_f16 *p, vec_f32 v, int64_t n) {
+    elem_f16 buffer[4];
+    if (n >= 4) return store_f16(p, v);
+    store_f16(buffer, v);
+    if (n > 0) memcpy(p, buffer, (size_t)n * sizeof *p);
+}
+LS_INLINE vec_f64 load_n_f64(const double *p, int64_t n) {
+    double buffer[2] = {0};
+    if (n >= 2) return load_f64(p);
+    if (n > 0) memcpy(buffer, p, (size_t)n * sizeof *p);
+    return load_f64(buffer);
+}
+LS_INLINE void store_n_f64(double *p, vec_f64 v, int64_t n) {
+    double buffer[2];
+    if (n >= 2) return store_f64(p, v);
+    store_f64(buffer, v);
+    if (n > 0) memcpy(p, buffer, (size_t)n * sizeof *p);
+}
 
 /* v[i] holds row i's lanes; afterwards v[j] holds lane j of every row. */
 LS_INLINE void transpose_f32(vec_f32 v[4]) {
