@@ -164,10 +164,14 @@ def test_below_autograd_the_arguments_are_checked_again(name):
         arguments(logits, target.float()),
         arguments(logits, target, dim=2),
         arguments(logits, target, reduction=3),
-        arguments(logits, target, convention=2),
+        arguments(logits, target, convention=99),
     ):
         with pytest.raises((RuntimeError, ValueError, IndexError)):
             op(*bad, None)
+    for device in ("cpu", "meta"):
+        message = rf"the kernels take .*; got input Float \[4, 5\] on {device}, target Long \[3\] on {device}"
+        with pytest.raises(RuntimeError, match=message):
+            op(*arguments(logits.to(device), target[:3].to(device)), None)
 
 
 def test_scale_refuses_shapes_that_do_not_fit():
@@ -175,7 +179,7 @@ def test_scale_refuses_shapes_that_do_not_fit():
     for grad_output in (torch.ones(6), torch.ones(2, 2), torch.ones(2, 5)):
         with pytest.raises(RuntimeError, match="one value, or one for each row"):
             OPS._scale_(grad, grad_output, factor, None, -100, 1)
-    with pytest.raises(RuntimeError, match="contiguous"):
+    with pytest.raises(RuntimeError, match=r"grad must be contiguous, got shape \[5, 2, 3\] with strides \[3, 15, 1\]"):
         OPS._scale_(grad.transpose(0, 1), torch.ones(()), factor, None, -100, 1)
     with pytest.raises(RuntimeError, match="one target for each row"):
         OPS._scale_(grad, torch.ones(()), factor, torch.zeros(6, dtype=torch.int64), -100, 1)

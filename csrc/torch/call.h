@@ -2,6 +2,8 @@
 // of kernels, memory or autograd.
 #pragma once
 
+#include "convention.h"
+
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymInt.h>
 
@@ -14,15 +16,12 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 inline bool defined(const OptionalTensor &tensor) { return tensor.has_value() && tensor->defined(); }
 
-// The numbers of the schema's `convention`, those of ls_convention.
-enum Convention : int64_t { convention_torch, convention_fastai };
-
 struct Options {
     int64_t reduction; // at::Reduction
     c10::SymInt ignore_index;
     double label_smoothing;
     int64_t dim;
-    int64_t convention;
+    int64_t convention; // a number of the schema
 };
 
 // Refers to its tensors: lives no longer than the call it describes.
@@ -31,6 +30,8 @@ struct Call {
     const OptionalTensor &weight, &prior;
     Options options;
     std::optional<at::ScalarType> loss_dtype; // that of the input unless given; float32 under autocast
+
+    const Convention &convention() const { return convention_of(options.convention); }
 };
 
 // Adapts a function of a Call to the argument lists of the schemas: of cross_entropy, and of the ops below autograd.

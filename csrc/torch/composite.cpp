@@ -27,6 +27,9 @@ at::ScalarType computation_dtype(at::ScalarType dtype) {
     return dtype == at::kHalf || dtype == at::kBFloat16 ? at::kFloat : dtype;
 }
 
+// Gradients of the kernel that are stored divided by a factor; that of other dtypes is 1.
+bool has_factor(at::ScalarType dtype) { return dtype == at::kHalf; }
+
 at::Scalar uniform(double total, const c10::SymInt &num_classes) { return c10::SymFloat(total) / c10::SymFloat(num_classes); }
 
 // [C] as [C, 1, ...], so that it broadcasts along dimension `dim` of `rank`.
@@ -95,7 +98,7 @@ at::Tensor probability_loss(const Call &call, int64_t dim, at::ScalarType dtype)
 at::Tensor smoothing_losses(const Call &call, const at::Tensor &log_p, int64_t dim) {
     const auto dtype = log_p.scalar_type();
     const auto rank = log_p.dim();
-    const bool weighted = defined(call.weight) && call.options.convention == convention_torch;
+    const bool weighted = defined(call.weight) && call.convention().weights_smoothing;
     const auto terms = weighted ? log_p * along(call.weight->to(dtype), dim, rank) : log_p;
     // Not mean(): its gradient is a tensor of quotients, that of sum() a view.
     if (!defined(call.prior)) return terms.sum(dim) * uniform(-1.0, terms.sym_size(dim));
@@ -114,7 +117,7 @@ void require_targets(const Call &call, const at::Tensor &log_p, const at::Tensor
 
 at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
     const auto &options = call.options;
-    const bool fastai = options.convention == convention_fastai;
+    const bool smooths_ignored = call.convention().smooths_ignored;
     const auto targets = read_targets(call, dim);
     // What an ignored row holds must not reach its gradient, not even as 0 times NaN.
     const auto input = call.input.to(dtype);
@@ -135,14 +138,14 @@ at::Tensor index_loss(const Call &call, int64_t dim, at::ScalarType dtype) {
     const double e = options.label_smoothing;
     if (e == 0.0) return reduced(nll, false);
     auto smoothing = smoothing_losses(call, log_p, dim);
-    if (!fastai) smoothing = smoothing.masked_fill(ignored, 0.0);
-    return reduced(nll, false) * (1.0 - e) + reduced(smoothing, fastai) * e;
+    if (!smooths_ignored) smoothing = smoothing.masked_fill(ignored, 0.0);
+    return reduced(nll, false) * (1.0 - e) + reduced(smoothing, smooths_ignored) * e;
 }
 
 // Adds alpha onehot(y) + beta s to the gradient of index targets, which leaves A p, and returns A.
 at::Tensor add_index_terms(at::Tensor &gradient, const Call &call, int64_t dim) {
     const auto &options = call.options;
-    const bool mean = options.reduction == at::Reduction::Mean, fastai = options.convention == convention_fastai;
+    const bool mean = options.reduction == at::Reduction::Mean;
     const double e = options.label_smoothing;
     const auto dtype = gradient.scalar_type();
     const auto targets = read_targets(call, dim);
@@ -153,11 +156,11 @@ at::Tensor add_index_terms(at::Tensor &gradient, const Call &call, int64_t dim) 
     if (e == 0.0) return alpha;
 
     const auto every_row = at::full_like(alpha, e) / (mean ? at::Scalar(alpha.sym_numel()) : at::Scalar(1));
-    const auto beta = fastai ? every_row : (e / divisor).masked_fill(targets.ignored, 0.0);
+    const auto beta = call.convention().smooths_ignored ? every_row : (e / divisor).masked_fill(targets.ignored, 0.0);
     const auto num_classes = gradient.sym_size(dim);
     auto s = defined(call.prior) ? call.prior->to(dtype)
                                  : at::full_symint({num_classes}, uniform(1.0, num_classes), gradient.options());
-    if (defined(call.weight) && !fastai) s = s * call.weight->to(dtype);
+    if (defined(call.weight) && call.convention().weights_smoothing) s = s * call.weight->to(dtype);
     gradient = gradient + beta * along(s, dim, gradient.dim());
     return alpha + beta * s.sum();
 }
@@ -173,13 +176,15 @@ at::Tensor add_probability_terms(at::Tensor &gradient, const Call &call, int64_t
 } // namespace
 
 bool leaves_out_ignored(const Call &call) {
-    return !has_probabilities(call) && (call.options.convention == convention_torch || call.options.label_smoothing == 0.0);
+    return !has_probabilities(call) && (!call.convention().smooths_ignored || call.options.label_smoothing == 0.0);
 }
 
 at::Tensor loss(const Call &call) {
     if (!well_formed(call)) {
         hand_over(call);
-        TORCH_CHECK(false, "class probabilities, and weights of another dtype, are not for this convention");
+        TORCH_CHECK(false, "the convention ", call.convention().name, " takes logits of at least one class, ",
+                    call.convention().takes_probabilities ? "class indices or probabilities" : "class indices",
+                    " as target, and weight of the logits' dtype; got ", described(call));
     }
     const auto dim = class_dim(call.input, call.options.dim);
     const bool probabilities = has_probabilities(call);
@@ -273,7 +278,7 @@ at::Tensor loss_of_samples(const Call &call) {
 Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
     const auto &stored = call.input;
     auto gradient = stored.to(computation_dtype(stored.scalar_type()));
-    if (stored.scalar_type() == at::kHalf) gradient = gradient * factor;
+    if (has_factor(stored.scalar_type())) gradient = gradient * factor;
     auto scaled_p = gradient;
     const auto scale = (has_probabilities(call) ? add_probability_terms : add_index_terms)(scaled_p, call, call.options.dim);
     // Rows of scale 0 have no second derivative, whatever p is.
@@ -304,8 +309,8 @@ at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Ten
     const auto &grad = call.input;
     const auto dtype = computation_dtype(grad.scalar_type());
     auto outer = outer_factor(call, grad_output.to(dtype));
-    // The factor of other dtypes is 1. With the rank of the logits: vmap of no samples cannot multiply numbers.
-    if (grad.scalar_type() == at::kHalf) outer = outer * factor.view_symint(c10::SymDimVector(grad.dim(), 1));
+    // With the rank of the logits: vmap of no samples cannot multiply numbers.
+    if (has_factor(grad.scalar_type())) outer = outer * factor.view_symint(c10::SymDimVector(grad.dim(), 1));
     return (grad.to(dtype) * outer).to(grad.scalar_type());
 }
 
@@ -314,7 +319,7 @@ at::Tensor tangent(const Call &call, const at::Tensor &factor, const at::Tensor 
     const auto dim = class_dim(grad, call.options.dim);
     const auto dtype = computation_dtype(grad.scalar_type());
     auto of_rows = (grad.to(dtype) * of_logits.to(dtype)).sum(dim);
-    if (grad.scalar_type() == at::kHalf) of_rows = of_rows * factor;
+    if (has_factor(grad.scalar_type())) of_rows = of_rows * factor;
     const bool probabilities = has_probabilities(call);
     if (leaves_out_ignored(call)) of_rows = of_rows.masked_fill(ignored_rows(call, dim).squeeze(dim), 0.0);
     if (call.options.reduction != at::Reduction::None) return of_rows.sum();

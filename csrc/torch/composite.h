@@ -9,7 +9,7 @@
 
 namespace ls_loss::composite {
 
-// True if ignored rows count for nothing, whatever they hold. fastai's convention leaves out the first part of its loss only.
+// True if ignored rows count for nothing, whatever they hold: neither alpha nor beta is theirs.
 bool leaves_out_ignored(const Call &call);
 
 at::Tensor loss(const Call &call);

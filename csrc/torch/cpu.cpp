@@ -14,12 +14,15 @@
 #include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
 
+#include <string_view>
+
 namespace ls_loss {
 namespace {
 
 static_assert(int{LS_NONE} == int{at::Reduction::None} && int{LS_MEAN} == int{at::Reduction::Mean} &&
               int{LS_SUM} == int{at::Reduction::Sum});
-static_assert(int{LS_TORCH} == int64_t{convention_torch} && int{LS_FASTAI} == int64_t{convention_fastai});
+static_assert(std::string_view(conventions[LS_TORCH].name) == "torch" &&
+              std::string_view(conventions[LS_FASTAI].name) == "fastai" && std::size(conventions) == LS_FASTAI + 1);
 
 ls_dtype kernel_dtype(at::ScalarType dtype) {
     switch (dtype) {
@@ -138,7 +141,8 @@ std::pair<at::Tensor, at::Tensor> place(ls_problem &problem, const Call &call, i
 LossAndGradient compute(const Call &call, bool with_gradient) {
     apply_environment();
     check_options(call);
-    TORCH_CHECK(call.input.is_cpu() && served_by_kernel(call), "the kernels do not serve these arguments");
+    TORCH_CHECK(call.input.is_cpu(), "input must be on the CPU, got ", call.input.device());
+    require_served_by_kernel(call);
     const auto &options = call.options;
     const auto dtype = call.input.scalar_type();
     const auto dim = class_dim(call.input, options.dim);
@@ -207,7 +211,7 @@ void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &fa
     dim = class_dim(grad, dim);
     TORCH_CHECK(grad_output.dim() == 0 || is_value_per_row(grad_output, grad, dim),
                 "grad_output must have one value, or one for each row, got shape ", grad_output.sizes());
-    TORCH_CHECK(grad.is_contiguous(), "grad must be contiguous");
+    TORCH_CHECK(grad.is_contiguous(), "grad must be contiguous, got shape ", grad.sizes(), " with strides ", grad.strides());
     ls_scaling scaling{};
     std::tie(scaling.outer, scaling.num_classes, scaling.inner) = extents(grad, dim);
     scaling.dtype = kernel_dtype(grad.scalar_type());

@@ -11,7 +11,7 @@ namespace {
 
 at::Tensor loss(const Call &call) {
     check_options(call);
-    TORCH_CHECK(served_by_kernel(call), "the kernels do not serve these arguments");
+    require_served_by_kernel(call);
     c10::SymDimVector sizes;
     if (call.options.reduction == at::Reduction::None) {
         sizes = c10::SymDimVector(call.target.sym_sizes());

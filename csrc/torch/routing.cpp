@@ -10,6 +10,7 @@
 #include <c10/core/GradMode.h>
 
 #include <limits>
+#include <sstream>
 
 namespace ls_loss {
 namespace {
@@ -25,6 +26,13 @@ void check_prior(const OptionalTensor &prior, const c10::SymInt &num_classes) {
                       " classes, got a tensor of shape ", prior->sym_sizes());
     TORCH_CHECK_VALUE(!defined(prior) || prior->is_floating_point(), "prior must be a floating point tensor, got ",
                       prior->scalar_type());
+}
+
+void describe(std::ostream &text, const char *name, const at::Tensor &tensor) {
+    text << name << " " << tensor.scalar_type();
+    if (!tensor.is_nested()) text << " " << tensor.sym_sizes();
+    text << " on " << tensor.device();
+    if (tensor.layout() != at::kStrided) text << " (" << tensor.layout() << ")";
 }
 
 // The test that torch::autograd::Function makes, so that the two cannot drift apart.
@@ -76,6 +84,16 @@ bool has_tangent(const Call &call) {
     return has_tangent(call.input) || has_tangent(call.target) || has_tangent(call.weight) || has_tangent(call.prior);
 }
 
+std::string described(const Call &call) {
+    std::ostringstream text;
+    describe(text, "input", call.input);
+    describe(text, ", target", call.target);
+    if (defined(call.weight)) describe(text, ", weight", *call.weight);
+    if (defined(call.prior)) describe(text, ", prior", *call.prior);
+    text << ", class dimension " << call.options.dim;
+    return text.str();
+}
+
 bool is_kernel_dtype(at::ScalarType dtype) {
     return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
 }
@@ -84,10 +102,9 @@ void check_options(const Call &call) {
     const auto &options = call.options;
     TORCH_CHECK_VALUE(options.reduction >= at::Reduction::None && options.reduction < at::Reduction::END, options.reduction,
                       " is not a valid value for reduction");
-    TORCH_CHECK_VALUE(options.convention == convention_torch || options.convention == convention_fastai, options.convention,
-                      " is not a valid value for convention");
+    const auto &convention = call.convention(); // raises for a number that is none's
     // NaN compares false and is refused.
-    TORCH_CHECK((options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0) || options.convention == convention_fastai,
+    TORCH_CHECK((options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0) || !convention.bounds_smoothing,
                 "label_smoothing must be between 0.0 and 1.0. Got: ", options.label_smoothing);
     if (!defined(call.prior)) return;
     const auto num_classes = call.input.sym_size(class_dim(call.input, options.dim));
@@ -105,7 +122,7 @@ int64_t class_dim(const at::Tensor &input, int64_t dim) {
 }
 
 bool has_probabilities(const Call &call) {
-    return call.options.convention == convention_torch && call.target.dim() == call.input.dim() &&
+    return call.convention().takes_probabilities && call.target.dim() == call.input.dim() &&
            call.target.sym_sizes() == call.input.sym_sizes();
 }
 
@@ -147,8 +164,15 @@ bool served_by_kernel(const Call &call) {
     return well_formed(call) && (!has_probabilities(call) || call.target.scalar_type() == dtype);
 }
 
+void require_served_by_kernel(const Call &call) {
+    TORCH_CHECK(served_by_kernel(call),
+                "the kernels take dense logits of float32, float64, bfloat16 or float16 on the CPU, as target an integer for "
+                "each row or probabilities of the logits' shape and dtype, weight and prior of the loss's dtype; got ",
+                described(call));
+}
+
 Route route_without_kernel(const Call &call) {
-    return call.options.convention == convention_torch && !defined(call.prior) ? Route::native : Route::composite;
+    return call.convention().is_native && !defined(call.prior) ? Route::native : Route::composite;
 }
 
 Route route(const Call &call) {

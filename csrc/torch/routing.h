@@ -4,23 +4,28 @@
 
 #include "call.h"
 
+#include <string>
+
 namespace ls_loss {
 
 enum class Route { kernel, native, composite, transform, tangent };
+
+// Dtypes, shapes and devices of a call's tensors, for messages.
+std::string described(const Call &call);
 
 // True if a tensor of the call carries a forward-mode derivative.
 bool has_tangent(const Call &call);
 
 bool is_kernel_dtype(at::ScalarType dtype);
 
-// Raises for what no route accepts: smoothing out of range (torch convention), a bad reduction or convention, a prior of a
+// Raises for what no route accepts: smoothing out of range (where the convention has one), a bad reduction or convention, a prior of a
 // wrong shape or kind.
 void check_options(const Call &call);
 
 // The class dimension counted from the front; 0 for 1-d logits. IndexError if it is out of range.
 int64_t class_dim(const at::Tensor &input, int64_t dim);
 
-// True if the target has the logits' shape, which under the torch convention makes it probabilities.
+// True if the target has the logits' shape, and the convention takes that for probabilities.
 bool has_probabilities(const Call &call);
 
 // True if shapes and dtypes fit together; native raises for everything else.
@@ -28,6 +33,9 @@ bool well_formed(const Call &call);
 
 // True if the ops below autograd serve the call: dense tensors on the CPU, or without data, of the kernels' dtypes.
 bool served_by_kernel(const Call &call);
+
+// Raises unless they do.
+void require_served_by_kernel(const Call &call);
 
 Route route(const Call &call);
 

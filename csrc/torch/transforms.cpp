@@ -179,7 +179,7 @@ struct LevelBelow : c10::impl::ExcludeDispatchKeyGuard {
 
 // Class weights or a prior of each sample, and a mean of two divisors, are more than rows.
 bool are_rows(const Samples &samples, const Call &call) {
-    const bool two_divisors = call.options.convention == convention_fastai && call.options.reduction == at::Reduction::Mean;
+    const bool two_divisors = call.convention().smooths_ignored && call.options.reduction == at::Reduction::Mean;
     return !samples.has(call.weight) && !samples.has(call.prior) && !two_divisors;
 }
 
