@@ -5,10 +5,11 @@
 
 A bug in the kernels meets the kernels' own test program (quick, scalar and AVX2, -O1), the likeliest tests first; if that finds
 nothing, some Python tests. What the templates hold is mutated in AVX2 alone, which halves the time: the other instruction sets
-are compiled from the same text. A bug in the glue meets the Python tests named below. Works on copies under build/mutants; the
-glue's other objects are those of the last `make build`, whose build.ninja says how to compile. Prints a line for each mutant,
-then the share found, and every survivor with its answer. Exit status 0 if 95 % or more of all are found, none is broken and
-every survivor has an answer. Knows the layout of the sources and of build/, and no arithmetic.
+are compiled from the same text, and all but portable C are left out. A bug in the glue meets the Python tests named below.
+Works on copies under build/mutants; the glue's other objects are those of the last `make build`, whose build.ninja says how to
+compile. Prints a line for each mutant, then the share found, and every survivor with its answer. Exit status 0 if 95 % or more
+of all are found, none is broken and every survivor has an answer. Knows the layout of the sources and of build/, and no
+arithmetic.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ WORK = ROOT / "build" / "mutants" / "-".join(sorted({"kernels", "glue"} & set(sy
 SECONDS = 240  # of one run; a longer one counts as a hang. The whole C program takes 30, the Python tests a minute
 
 C_FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-w", "-Icsrc/kernels"]
-EXCLUDED = "isa_avx512"  # the templates are the same; its vocabulary is left to the whole test program
+ISAS = ("isa_avx2", "isa_scalar")  # the vocabularies of the others are left to the whole test program
 FOLDERS = {"kernels": ("kernels", KERNELS), "glue": ("torch", GLUE)}
 # The C tests that run first: cheap, and likely to find a bug in that file. The others follow if they find nothing.
 USUAL = ["row_sizes", "row_options", "plane_sizes", "known_values", "smooth_labels", "empty"]
@@ -112,9 +113,15 @@ class Kernels:
 
     def __init__(self, tree):
         self.tree = tree
-        self.sources = [s for s in sorted(tree.glob("csrc/kernels/*.c")) if s.stem != EXCLUDED]
-        stub = tree / "excluded.c"
-        stub.write_text('#include "csrc/kernels/isa.h"\nconst ls_isa_kernels *const ls_kernels_avx512 = 0;\n')
+        self.sources = sorted(tree.glob("csrc/kernels/*.c"))
+        left_out = [s for s in self.sources if s.stem.startswith("isa_") and s.stem not in ISAS]
+        self.sources = [s for s in self.sources if s not in left_out]
+        names = (s.stem.removeprefix("isa_") for s in left_out)
+        stub = tree / "left_out.c"
+        stub.write_text(
+            '#include "csrc/kernels/isa.h"\n'
+            + "".join(f"const ls_isa_kernels *const ls_kernels_{name} = 0;\n" for name in names)
+        )
         others = ("exp_table.c", "exp_table_isa.c", "fuzz_kernels.c")
         tests = [s for s in sorted(tree.glob("tests/kernels/*.c")) if s.name not in others]
         self.depends = {source: self.headers(source) for source in self.sources}
