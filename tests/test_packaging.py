@@ -56,7 +56,7 @@ def wheel(sdist):
 
 
 def test_sdist_holds_every_source(sdist):
-    """setuptools adds the .c files by itself and forgets the headers."""
+    """setuptools adds the .c files by itself and forgets the headers; of what lies beside the folders it knows a few names."""
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     sources = [path for folder in ("csrc", "ls_loss", "tests") for path in (ROOT / folder).rglob("*")]
@@ -64,7 +64,12 @@ def test_sdist_holds_every_source(sdist):
         str(path.relative_to(ROOT)) for path in sources if path.suffix in {".c", ".h", ".cpp", ".py", ".pyi", ".typed"}
     }
     assert len(kept) > 50
-    assert kept | {"LICENSE", "Makefile", "requirements-dev.txt", "README.md"} <= inside
+    beside = {
+        path.name for kind in ("[A-Z]*", "*.txt", "*.lock", "*.toml") for path in ROOT.glob(kind) if path.is_file()
+    }
+    beside |= {".clang-format", ".editorconfig", ".pre-commit-config.yaml"}
+    assert {"LICENSE", "Makefile", "README.md", "SECURITY.md"} <= beside
+    assert kept | beside <= inside
     assert not [name for name in inside if name.endswith((".so", ".o", ".a", ".pyc"))]
 
 
