@@ -110,8 +110,12 @@ def test_the_whole_interface_is_in_the_reference():
     import ls_loss
 
     reference = (DOCS / "reference.md").read_text(encoding="utf-8")
+    schemas = (ROOT / "csrc" / "torch" / "schemas.cpp").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", reference, re.MULTILINE)
     assert sorted(documented) == sorted(ls_loss.__all__)
+    operators = re.findall(r'define\("(\w+)\(', schemas)
+    assert len(operators) == 8
+    assert set(operators) <= set(re.findall(r"`(?:ls_loss::)?(\w+)", reference))
 
 
 def test_support_page_has_every_probe():
