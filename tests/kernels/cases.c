@@ -14,6 +14,7 @@ static const char *const weight_names[] = {"none", "positive", "mixed", "zero"};
 static const char *const prior_names[] = {"none", "positive", "sparse"};
 static const char *const ignore_names[] = {"none", "some", "all"};
 static const char *const stride_names[] = {"dense", "padded", "classes adjacent", "broadcast"};
+static const char *const convention_names[CONVENTIONS] = {"torch", "fastai"};
 static const char *const reduction_names[] = {"none", "mean", "sum"};
 
 test_case plain_case(ls_dtype dtype, int64_t outer, int64_t classes, int64_t inner) {
@@ -40,6 +41,12 @@ static int64_t draw_ignore_index(const test_case *options, random_source *source
     return one_in(source, 4) ? -1 : -100;
 }
 
+/* torch's twice as often as each of the others. */
+static ls_convention draw_convention(random_source *source) {
+    int64_t drawn = random_below(source, CONVENTIONS + 1);
+    return drawn < CONVENTIONS - 1 ? (ls_convention)(drawn + 1) : LS_TORCH;
+}
+
 void draw_options(test_case *options, random_source *source) {
     static const double smoothings[] = {0, 0.1, 0.1, 0.3, 1, -0.2, 1.5};
     static const ls_dtype dtypes[] = {LS_F32, LS_F64, LS_BF16, LS_F16};
@@ -54,7 +61,7 @@ void draw_options(test_case *options, random_source *source) {
     options->ignored = !index_target || one_in(source, 2) ? IGNORE_NONE : one_in(source, 8) ? IGNORE_ALL : IGNORE_SOME;
     options->ignore_index = index_target ? draw_ignore_index(options, source) : -100;
     options->reduction = (ls_reduction)random_below(source, 3);
-    options->convention = index_target && one_in(source, 3) ? LS_FASTAI : LS_TORCH;
+    options->convention = index_target ? draw_convention(source) : LS_TORCH;
     options->target_step = (int)random_below(source, 4);
     options->loss_dtype = options->dtype;
     if ((options->dtype == LS_BF16 || options->dtype == LS_F16) && one_in(source, 2)) options->loss_dtype = LS_F32;
@@ -196,6 +203,6 @@ void describe(const test_case *o, char *text, size_t size) {
              dtype_name(o->dtype), (long long)o->outer, (long long)o->classes, (long long)o->inner, stride_names[o->strides],
              logits_names[o->logits], target_name(o->target_kind), o->target_step, ignore_names[o->ignored],
              (long long)o->ignore_index, o->label_smoothing, weight_names[o->weight], dtype_name(o->weight_dtype),
-             prior_names[o->prior], dtype_name(o->prior_dtype), o->convention == LS_FASTAI ? "fastai" : "torch",
-             reduction_names[o->reduction], dtype_name(o->loss_dtype), (unsigned long long)o->seed);
+             prior_names[o->prior], dtype_name(o->prior_dtype), convention_names[o->convention], reduction_names[o->reduction],
+             dtype_name(o->loss_dtype), (unsigned long long)o->seed);
 }

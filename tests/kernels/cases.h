@@ -36,6 +36,7 @@ typedef enum {
     LOGITS_MIX,             /* every row of another kind */
 } logits_kind;
 enum { LOGITS_KINDS = LOGITS_MIX };
+enum { CONVENTIONS = LS_FASTAI + 1 }; /* how many there are: one more than the last */
 
 typedef enum { WEIGHT_NONE, WEIGHT_POSITIVE, WEIGHT_MIXED, WEIGHT_ZERO } weight_kind; /* mixed: also 0 and negative */
 typedef enum { PRIOR_NONE, PRIOR_POSITIVE, PRIOR_SPARSE } prior_kind;                 /* sparse: zeros over masked logits */

@@ -64,7 +64,7 @@ static test_case take_options(byte_source *source) {
     options.weight_dtype = (ls_dtype)take_below(source, 4);
     options.prior_dtype = (ls_dtype)take_below(source, 4);
     options.reduction = (ls_reduction)take_below(source, 3);
-    options.convention = index_target ? (ls_convention)take_below(source, 2) : LS_TORCH;
+    options.convention = index_target ? (ls_convention)take_below(source, CONVENTIONS) : LS_TORCH;
     options.strides = (stride_kind)take_below(source, 3);
     options.target_step = 1 + (int)take_below(source, 3);
     options.label_smoothing = take_smoothing(source);

@@ -34,6 +34,10 @@ static int is_ignored(const sample *asked, int64_t row) {
     return !asked->probabilities && asked->target[row] == asked->options.ignore_index;
 }
 
+/* What tells conventions apart: class weights in s; a beta of ignored rows, divided by the number of all. */
+static int weights_smoothing(const sample *asked) { return asked->options.convention != LS_FASTAI; }
+static int smooths_ignored(const sample *asked) { return asked->options.convention == LS_FASTAI; }
+
 static real weight_of(const sample *asked, int64_t k) { return asked->weight ? (real)asked->weight[k] : 1; }
 
 static ls_status validate(const sample *asked, ls_error *error) {
@@ -67,7 +71,7 @@ static int64_t make_coefficients(const sample *asked, coefficients *of_row) {
     }
     int mean = o->reduction == LS_MEAN;
     real alpha_divisor = mean ? weights : 1;
-    real beta_divisor = mean && o->convention == LS_FASTAI ? (real)rows_of(o) : alpha_divisor;
+    real beta_divisor = mean && smooths_ignored(asked) ? (real)rows_of(o) : alpha_divisor;
     for (int64_t row = 0; row < rows_of(o); row++) {
         real alpha = 0, beta = spread == 0 ? 0 : spread / beta_divisor;
         if (asked->probabilities) {
@@ -83,7 +87,7 @@ static int64_t make_coefficients(const sample *asked, coefficients *of_row) {
 /* s of the header. `absent` is set for a class whose term must not be formed at all. */
 static real s_of(const sample *asked, int64_t row, int64_t k, real beta, int *absent) {
     const test_case *o = &asked->options;
-    real e = o->label_smoothing, weight = o->convention == LS_FASTAI ? 1 : weight_of(asked, k);
+    real e = o->label_smoothing, weight = weights_smoothing(asked) ? weight_of(asked, k) : 1;
     *absent = 0;
     if (asked->probabilities) {
         real u = asked->prior ? (real)asked->prior[k] : 1 / (real)o->classes;
@@ -225,7 +229,7 @@ answers make_answers(const sample *asked) {
     if (!row_loss || !exps || !of_row || !made.gradient || !made.row_scale) exit(2);
     counted = make_coefficients(asked, of_row);
     for (int64_t row = 0; row < rows; row++) {
-        if (is_ignored(asked, row) && (o->convention == LS_TORCH || o->label_smoothing == 0)) continue;
+        if (is_ignored(asked, row) && (!smooths_ignored(asked) || o->label_smoothing == 0)) continue;
         answer_row(asked, row, of_row[row], exps, &row_loss[row], made.gradient, &made.row_scale[row]);
     }
     free(of_row);

@@ -42,7 +42,7 @@ static void check_values(void) {
         for (size_t v = 0; v < sizeof values / sizeof *values; v++) {
             test_case options = plain_case(dtypes[v % 4], 3, 7, v % 3 == 2 ? 5 : 1);
             options.target_kind = (ls_target_kind)kind;
-            options.convention = v % 2 ? LS_FASTAI : LS_TORCH;
+            options.convention = (ls_convention)(v % CONVENTIONS);
             options.reduction = (ls_reduction)(v % 3);
             int64_t row = rows_of(&options) - 1;
             int64_t limit = target_max(options.target_kind);

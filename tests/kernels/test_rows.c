@@ -90,14 +90,14 @@ void test_row_options(void) {
         int64_t rows, classes;
     } shapes[] = {{6, 5}, {5, 37}};
     test_case options;
-    for (int i = 0; i < 2 * 4 * 3 * 4 * 3 * 2 * 3; i += test_thinning > 1 ? 5 : 1) {
+    for (int i = 0; i < 2 * 4 * 3 * 4 * 3 * CONVENTIONS * 3; i += test_thinning > 1 ? 5 : 1) {
         int rest = i, shape = rest % 2;
         options = plain_case(dtypes[(rest /= 2) % 4], shapes[shape].rows, shapes[shape].classes, 1);
         options.label_smoothing = smoothings[(rest /= 4) % 3];
         options.weight = (weight_kind)((rest /= 3) % 4);
         options.prior = (prior_kind)((rest /= 4) % 3);
-        options.convention = (ls_convention)((rest /= 3) % 2);
-        options.ignored = (ignore_kind)((rest /= 2) % 3);
+        options.convention = (ls_convention)((rest /= 3) % CONVENTIONS);
+        options.ignored = (ignore_kind)((rest /= CONVENTIONS) % 3);
         check_reductions_and_targets(options);
     }
 }

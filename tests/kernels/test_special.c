@@ -94,12 +94,12 @@ void test_offset_invariance(void) {
 /* No rows, in every way there is; nothing may be read or divided. */
 void test_empty(void) {
     static const int64_t shapes[][3] = {{0, 5, 1}, {0, 5, 4}, {3, 5, 0}, {0, 1, 1}, {0, 40000, 1}};
-    for (int i = 0; i < 5 * 3 * 4 * 2 * 2; i++) {
+    for (int i = 0; i < 5 * 3 * 4 * CONVENTIONS * 2; i++) {
         const int64_t *shape = shapes[i % 5];
         test_case options = plain_case(dtypes[i / 15 % 4], shape[0], shape[1], shape[2]);
         options.reduction = (ls_reduction)(i / 5 % 3);
-        options.convention = i / 60 % 2 ? LS_FASTAI : LS_TORCH;
-        options.label_smoothing = i / 120 ? 0.1 : 0;
+        options.convention = (ls_convention)(i / 60 % CONVENTIONS);
+        options.label_smoothing = i / 60 / CONVENTIONS ? 0.1 : 0;
         if (!check_case(&options)) fail("an empty problem is not served");
     }
     for (int reduction = 0; reduction < 3; reduction++) {
