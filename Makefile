@@ -49,7 +49,7 @@ lint: $(TOOLS) ## formatting, types, compiler warnings and the rules on who may 
 format: $(TOOLS) ## rewrite the sources in the project's format
 	ruff check --quiet --fix-only .
 	ruff format .
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp')
+	clang-format -i $$(git ls-files --cached --others --exclude-standard '*.c' '*.h' '*.cpp')
 
 bench: $(BUILT) ## measure against native, compiled and other losses; tables and figure of README and docs; a quarter of an hour
 	python -m benchmarks.run
