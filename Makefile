@@ -288,8 +288,8 @@ test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind
 analyze: have-$(CLANG_TIDY) have-cppcheck ## gcc -fanalyzer, clang-tidy and cppcheck on the kernels; five minutes
 	CLANG_TIDY=$(CLANG_TIDY) tools/analyze.sh
 
-mutants: $(BUILT) ## plants some 140 bugs in kernels and glue and shows which the tests miss; an hour
+mutants: $(BUILT) ## plants some 180 bugs in kernels and glue and shows which the tests miss; an hour and a half
 	python tools/mutate.py
 
-trust: $(BUILT) ## all of these and the measured accuracy, as docs/trust.md; three hours. tools/trust.py takes single parts
+trust: $(BUILT) ## all of these and the measured accuracy, as docs/trust.md; three and a half hours. tools/trust.py takes single parts
 	python tools/trust.py
