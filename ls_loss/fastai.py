@@ -1,6 +1,8 @@
 """The two losses for those who use fastai's of the same names. They hold options and arrange dimensions.
 
-Needs no fastai. Must not do arithmetic on tensors, but for the activation and the decoding that a Learner asks for.
+The names of their arguments differ because those of the originals do (`output` and `target`, `inp` and `targ`; `predict_tensor`
+in notebook.py), and a caller may give them by keyword. Needs no fastai. Must not do arithmetic on tensors, but for the
+activation and the decoding that a Learner asks for.
 """
 
 from typing import Any
