@@ -1,5 +1,7 @@
-// Who computes a call: the kernel, native F.cross_entropy or the composite. Decided here alone, from metadata, never from data.
-// Knows nothing of how any of the three computes.
+// Who computes the loss of a call: the kernel, native F.cross_entropy, the composite, or a node of a level of functorch. Decided
+// here from metadata, never from data. Around it others decide what they alone know: functional.py which operator a subclass
+// is for, autocast.cpp in which dtype, transforms.cpp whether samples are rows of one call and who computes at their level,
+// autograd.cpp who multiplies a saved gradient. Knows nothing of how anybody computes.
 #pragma once
 
 #include "call.h"
@@ -18,8 +20,8 @@ bool has_tangent(const Call &call);
 
 bool is_kernel_dtype(at::ScalarType dtype);
 
-// Raises for what no route accepts: smoothing out of range (where the convention has one), a bad reduction or convention, a prior of a
-// wrong shape or kind.
+// Raises for what no route accepts: smoothing out of the convention's range, a bad reduction or convention, a prior of a wrong
+// shape or kind.
 void check_options(const Call &call);
 
 // The class dimension counted from the front; 0 for 1-d logits. IndexError if it is out of range.

@@ -14,8 +14,9 @@ const std::string labels_arguments = "Tensor target, SymInt num_classes, float e
 
 } // namespace
 
-// reduction: 0 none, 1 mean, 2 sum. convention: the place in `conventions`, see convention.h. A schema that changes, or goes, stays registered beside the
-// new one from the first release on: Inductor's cache on disk keeps calls of it that a later version must still serve.
+// reduction: 0 none, 1 mean, 2 sum. convention: the place in the table of convention.h. A schema that changes, or goes, stays
+// registered beside the new one from the first release on: Inductor's cache on disk keeps calls of it that a later version must
+// still serve.
 TORCH_LIBRARY(ls_loss, m) {
     const auto define = [&](const std::string &schema) { m.def(schema.c_str(), {at::Tag::pt2_compliant_tag}); };
     define("cross_entropy(" + call_arguments + ") -> Tensor");
