@@ -211,7 +211,7 @@ GLUE = [
     ("composite.cpp", "if (every_row_counts) return losses.mean();", ""),
     ("composite.cpp", ".squeeze(dim)).masked_fill(ignored, 0.0)", ".squeeze(dim))"),
     ("composite.cpp", ".masked_fill(ignored.all(), NAN)", ""),
-    ("composite.cpp", "defined(divisor) ? sums / *divisor : sums", "sums"),
+    ("samples.cpp", "defined(divisor) ? sums / *divisor : sums", "sums"),
     ("composite.cpp", "p * (of_p - (p * of_p).sum(dim, /*keepdim=*/true))", "p * of_p"),
     ("transforms.cpp", "class_dim(call.input, options.dim) + 1;", "class_dim(call.input, options.dim);"),
     ("transforms.cpp", "batched->level() < level", "batched->level() > level"),

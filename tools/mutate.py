@@ -63,6 +63,7 @@ GLUE_TESTS = {
         "vmap_kernel",
     ],
     "transforms.cpp": ["transform_kernel", "transform_levels", "vmap_kernel", "transforms"],
+    "samples.cpp": ["vmap_kernel", "transform_kernel", "transforms"],
     "autocast.cpp": ["vmap_kernel", "transform_levels", "autocast"],
     "routing.cpp": ["routing", "transforms", "transform_levels", "errors", "dispatch"],
     "cpu.cpp": ["routing", "forward", "errors", "registration", "backward", "grad_output"],

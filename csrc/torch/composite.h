@@ -1,6 +1,6 @@
 // The loss and its gradient as differentiable ATen calls, on any device, under any transform: for what the kernel does not
-// serve, and for derivatives beyond the first. The one file of the glue with formulas; docs/design.md states them. No branch on
-// data, no shape that depends on data.
+// serve, and for derivatives beyond the first. The one file of the glue with the formula; docs/design.md states it. No branch
+// on data, no shape that depends on data.
 #pragma once
 
 #include "call.h"
@@ -9,6 +9,13 @@
 
 namespace ls_loss::composite {
 
+// Where 16-bit numbers are computed: a sum of many of them would stick or overflow.
+at::ScalarType computation_dtype(at::ScalarType dtype);
+
+// Of index targets, a value for each row with the class dimension `dim` as 1: whether it is ignored; w[y], 0 where it is.
+at::Tensor ignored_rows(const Call &call, int64_t dim);
+at::Tensor target_weights(const Call &call, int64_t dim, at::ScalarType dtype);
+
 // True if ignored rows count for nothing, whatever they hold: neither alpha nor beta is theirs.
 bool leaves_out_ignored(const Call &call);
 
@@ -16,13 +23,6 @@ at::Tensor loss(const Call &call);
 
 // Loss, gradient and 1, its factor: what the kernel computes, as a function that can be differentiated.
 LossAndGradient loss_and_gradient(const Call &call);
-
-// The kernel's results for samples that it takes for rows, each with its own reduction. Index targets; dimension 0 counts the
-// samples, and `call.options.dim` from the front.
-LossAndGradient loss_and_gradient_of_samples(const Call &call);
-
-// The loss alone, by whoever serves rows; probability targets too.
-at::Tensor loss_of_samples(const Call &call);
 
 // What is left of a gradient that the kernel has computed: enough to differentiate it again without the logits.
 struct Rebuilt {

@@ -4,6 +4,7 @@
 #include "transforms.h"
 #include "composite.h"
 #include "routing.h"
+#include "samples.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Reduction.h>
