@@ -63,6 +63,7 @@ def main() -> None:
     ours, native = step_of(ls_loss.cross_entropy), step_of(torch.nn.functional.cross_entropy)
     config = ls_loss.config()
     print(f"{torch.get_num_threads()} threads, {config['isa']}; OpenMP runtimes: {len(config['openmp_runtimes'])}")
+    print()
     print("| neighbour | its time with ls_loss between | with native between | time of ls_loss with it between |")
     print("|---|---:|---:|---:|")
     for name, call in neighbours().items():

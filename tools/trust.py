@@ -48,10 +48,24 @@ PARTS = {
     ),
     "determinism": (
         "Threads, forks, runtimes",
-        "One OpenMP runtime in the process, torch's settings obeyed, the same bits for any number of threads, forks "
-        "survived. Native's figures are defects J and M above.",
-        "python -m pytest -q tests/test_openmp.py",
+        "One OpenMP runtime in the process, torch's settings obeyed, the same bits for any number of threads; forks, spawned "
+        "processes, interrupts, calls from parallel regions and the end of the process survived. Native's figures are defects "
+        "J and M above.",
+        "python -m pytest -q tests/test_openmp.py tests/test_processes.py",
         r"passed|failed|^FAILED|^ERROR",
+    ),
+    "neighbours": (
+        "Beside numpy, scipy and scikit-learn",
+        "Calls of theirs in turn with losses, in one process: the median time of the one, in times of that among its like.",
+        "python -m benchmarks.neighbours",
+        r"^\||threads",
+    ),
+    "huge": (
+        "Sums of 10^8 losses, and more than 2^31 elements",
+        "Against float64: the sums in ULP of the result; of the large batches the first rows, the last, and those at element "
+        "2^31.",
+        "make test-huge",
+        r"losses, smoothing|: right|passed|failed|^SKIPPED|^FAILED|^ERROR",
     ),
     "faults": (
         "Faults injected",
@@ -65,7 +79,7 @@ PARTS = {
         "Every instruction set against a reference in long double, between guard pages; once more with gcc's ASan and UBSan. "
         "The figures are the largest errors seen.",
         "make test-kernels",
-        r"ULP|unit\)|rounded once|mismatches",
+        r"^threading|ULP|unit\)|rounded once|mismatches",
     ),
     "sanitizers": (
         "Sanitizers",
