@@ -1,6 +1,8 @@
 """python -m ls_loss: what it prints, and that a wrong result makes it fail."""
 
 import importlib
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -33,6 +35,28 @@ def test_as_a_command():
     assert [(int(row[0]), int(row[1])) for row in rows] == list(main.SHAPES)
     for *_, ours, native, ratio in rows:
         assert float(ratio) == pytest.approx(float(native) / float(ours), rel=0.1, abs=0.06)
+
+
+def test_the_configuration_tells_python_machine_and_environment():
+    """What a bug report needs and nobody thinks of. Variables of others stay out of it: they may hold secrets."""
+    code = "import ls_loss; print(ls_loss.config())"
+    variables = {"OMP_NUM_THREADS": "2", "LS_LOSS_CACHE": "0", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **variables, "SOME_TOKEN": "hunter2"},
+    )
+    assert done.returncode == 0, done.stderr
+    told = dict(re.findall(r"^(\w+) +(.*)$", done.stdout, re.MULTILINE))
+    assert told["python"].startswith(platform.python_version())
+    assert platform.release() in told["platform"] and platform.machine() in told["platform"]
+    assert "glibc" in told["platform"] or "glibc" not in platform.libc_ver()[0]
+    assert re.search(r"\w.*; \d+ of \d+ logical cores", told["cpu"])
+    for name, value in variables.items():
+        assert f"{name!r}: {value!r}" in told["environment"]
+    assert "hunter2" not in done.stdout
 
 
 def wrong(change):
