@@ -6,6 +6,7 @@ Builds in directories of its own from the source tree around it. Knows file name
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -120,6 +121,20 @@ print(ls_loss.__file__, round(logits.grad[0, 0].item(), 4))
 
 def test_version_is_that_of_the_installation():
     assert ls_loss.config()["version"] == metadata.version("ls_loss")
+
+
+def test_import_costs_little_beside_torch():
+    """Time on the processor, which other programs disturb little, not on the clock. tools/import_time.py prints both."""
+    code = """
+import time
+import torch
+start = time.process_time()
+import ls_loss
+print(time.process_time() - start)
+"""
+    run(sys.executable, "-c", code, cwd=ROOT)  # writes the bytecode, which an installation has
+    seconds = [float(run(sys.executable, "-c", code, cwd=ROOT)) for _ in range(3)]
+    assert statistics.median(seconds) < 0.030
 
 
 # One sentence at import, with both versions, beside a torch that it was not built for.
