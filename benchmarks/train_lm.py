@@ -17,20 +17,15 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import NamedTuple
 
-import matplotlib
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import footprint, results
+from . import footprint, plot, results
 from .batches import Batch
-from .plot import FOLDER
 from .providers import PROVIDERS
 from .results import Row
 from .table import digits, replaced, setting
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 LOSSES = ("native", "ls_loss")
 VOCABULARY = 8192
@@ -41,7 +36,7 @@ STEPS_BEFORE_TIMING = 3
 MOST_SECONDS = 200  # a busy machine takes fewer steps
 
 DATA = results.DEFAULT.parent
-FIGURES, CURVES = DATA / "train_lm.csv", DATA / "train_lm_curves.csv"
+FIGURES, CURVES = DATA / "train_lm.csv", plot.CURVES
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- training: written by python -m benchmarks.train_lm -->", "<!-- end of training -->"
 MODE = "training"
@@ -193,25 +188,6 @@ def markdown(rows: list[Row]) -> str:
     )
 
 
-def draw(curves: list[dict[str, str]], path: Path) -> None:
-    """Both losses over the steps, and how far they are apart."""
-    figure, (upper, lower) = plt.subplots(2, sharex=True, figsize=(9, 6), height_ratios=(3, 1), layout="constrained")
-    numbers = [int(line["step"]) for line in curves]
-    both = [[float(line[name]) for line in curves] for name in LOSSES]
-    for name, values, style in zip(LOSSES, both, (dict(linewidth=4, alpha=0.4), dict(linewidth=1)), strict=True):
-        upper.plot(numbers, values, label=name, **style)
-    lower.semilogy(
-        numbers, [max(abs(b / a - 1), 1e-9) for a, b in zip(*both, strict=True)], ".", color="black", markersize=3
-    )
-    upper.set(ylabel="smoothed loss, nat", title=f"A language model of {VOCABULARY} words, trained with both losses")
-    lower.set(xlabel="step", ylabel="relative difference\n(on the floor: none)")
-    upper.legend()
-    for axis in (upper, lower):
-        axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
@@ -227,9 +203,8 @@ def main() -> None:
             writer.writerows([number, *each] for number, each in enumerate(zip(*losses, strict=True), 1))
     block = markdown(results.read(FIGURES))
     README.write_text(replaced(README.read_text(encoding="utf-8"), block, BEGIN, END), encoding="utf-8")
-    with CURVES.open(newline="", encoding="utf-8") as file:
-        draw(list(csv.DictReader(file)), FOLDER / "train_lm.png")
-    print(block, f"Curves: {FOLDER / 'train_lm.png'}", sep="\n")
+    print(block)
+    plot.draw_docs(("training",))
 
 
 if __name__ == "__main__":

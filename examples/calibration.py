@@ -4,13 +4,15 @@ Trains small networks on two data sets that come with scikit-learn, prints accur
 and draws reliability diagrams before and after temperature scaling into build/demo. Run it as a script; a minute.
 """
 
+# %% Set-up
 import statistics
 
 import torch
+from pictures import plt, save
 from sklearn.datasets import load_breast_cancer, load_wine
 from torch import nn
 from tqdm import tqdm
-from train_digits import PICTURE, bins, plt, verdict
+from train_digits import bins, verdict
 
 import ls_loss
 
@@ -20,7 +22,6 @@ SEEDS = 10
 EPOCHS, BATCH, LEARNING_RATE, HIDDEN = 200, 32, 0.01, 64  # enough to learn the training data by heart
 SHARES = (0.4, 0.3, 0.3)  # of the rows: training, temperature, test
 TEMPERATURES = (0.25, 20.0)
-FOLDER = PICTURE.parent
 
 # Title, value of logits and labels, whether more of it is better (1), less (-1), or neither.
 MEASURES = (
@@ -31,6 +32,7 @@ MEASURES = (
 )
 
 
+# %% What is measured
 def correct(logits, labels):
     return logits.argmax(1).eq(labels).float()
 
@@ -48,6 +50,7 @@ def calibration_error(logits, labels):
     return (share * (mean_confidence - accuracy).abs()).sum().item()
 
 
+# %% Training, and the temperature that fits best
 def split(features, labels, seed):
     """Training, temperature and test rows, others for every seed; features standardised by the training rows."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -112,6 +115,7 @@ def outcomes(load, progress):
     return found
 
 
+# %% The table and the reliability diagrams
 def table(found):
     """Means over the seeds and their standard deviations; then what smoothing beats."""
     yield f"    {'':28}" + "".join(f"{title:>30}" for title, *_ in MEASURES)
@@ -129,34 +133,31 @@ def table(found):
         yield f"    {smoothed}, against {before}: " + "; ".join(verdicts)
 
 
-def draw(title, found, path):
+def draw(title, found):
     """A reliability diagram for each way, all seeds together; the area of a point is the share of the predictions in it."""
-    figure, axes = plt.subplots(1, len(found), figsize=(4 * len(found), 4), sharey=True, layout="constrained")
-    for axis, (name, each) in zip(axes, found.items(), strict=True):
+    figure, axes = plt.subplots(2, len(found) // 2, figsize=(8, 8), sharex=True, sharey=True, layout="constrained")
+    for axis, (name, each) in zip(axes.flat, found.items(), strict=True):
         logits, labels = (torch.cat(parts) for parts in zip(*each, strict=True))
         share, mean_confidence, accuracy = bins(confidence(logits), correct(logits, labels))
         seen = share > 0
         axis.plot([0, 1], [0, 1], "--", color="gray")
         axis.plot(mean_confidence[seen], accuracy[seen], color="tab:blue", linewidth=0.8)
         axis.scatter(mean_confidence[seen], accuracy[seen], 10 + 400 * share[seen], color="tab:blue", alpha=0.6)
-        axis.set(
-            title=f"{name}\ncalibration error {100 * calibration_error(logits, labels):.1f} %", xlabel="confidence"
-        )
+        axis.set(title=f"{name}\ncalibration error {100 * calibration_error(logits, labels):.1f} %")
         axis.set(xlim=(0.3, 1.03), ylim=(-0.03, 1.05))
-    axes[0].set_ylabel("accuracy")
-    figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.supxlabel("confidence")
+    figure.supylabel("accuracy")
+    figure.suptitle(f"{title}; {SEEDS} splits together")
+    return save(figure, f"reliability-{title.partition(',')[0].replace(' ', '-')}")
 
 
+# %% All of it
 def main():
     torch.set_num_threads(1)  # networks this small have no work for more
     with tqdm(total=len(DATA) * SEEDS * len(SMOOTHINGS), unit="network", mininterval=0.5) as progress:
         everything = {title: outcomes(load, progress) for title, load in DATA.items()}
     for title, found in everything.items():
-        path = FOLDER / f"calibration-{title.partition(',')[0].replace(' ', '-')}.png"
-        print(f"\n{title}; {SEEDS} splits", *table(found), f"    {path}", sep="\n")
-        draw(title, found, path)
+        print(f"\n{title}; {SEEDS} splits", *table(found), f"    {draw(title, found)}", sep="\n")
     print("\nMean ± standard deviation over the splits; better or worse where a paired t-test at 95 % says so.")
 
 

@@ -3,21 +3,23 @@
 Trains on handwritten digits, as train_digits.py, and draws both as heat maps into build/demo. Run it as a script; a minute.
 """
 
+# %% Set-up
 import statistics
 
 import torch
+from pictures import plt, save
 from sklearn.datasets import load_digits
 from tqdm import tqdm
-from train_digits import PICTURE, examine, plt, split, train
+from train_digits import examine, split, train
 
 import ls_loss
 
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 SMOOTHINGS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6)
 SEEDS, EPOCHS = 2, 45
-PATH = PICTURE.with_name("noise_sweep.png")
 
 
+# %% Every share of wrong labels with every smoothing
 def sweep(images, digits):
     """Accuracy and calibration error on right labels, in percent: the mean over the seeds, [noise][smoothing]."""
     results = {}
@@ -38,7 +40,8 @@ def sweep(images, digits):
     ]
 
 
-def draw(grids, path):
+# %% The heat maps
+def draw(grids):
     """Both as heat maps, with their figures; a frame around the best smoothing of each noise."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     kinds = (("test accuracy, %", "viridis", max), ("expected calibration error, %", "viridis_r", min))
@@ -59,10 +62,10 @@ def draw(grids, path):
             title=f"{title}: the best of each row framed", xlabel="label smoothing", ylabel="wrong training labels, %"
         )
         figure.colorbar(image, ax=axis)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    return save(figure, "noise-sweep")
 
 
+# %% All of it
 def main():
     data = load_digits()
     images, digits = torch.tensor(data.data, dtype=torch.float32) / 16, torch.tensor(data.target)
@@ -72,8 +75,7 @@ def main():
     print(" " * 8 + "".join(f"{smoothing:8}" for smoothing in SMOOTHINGS))
     for noise, values in zip(NOISES, accuracy, strict=True):
         print(f"{100 * noise:6.0f} %" + "".join(f"{value:8.1f}" for value in values))
-    draw((accuracy, calibration), PATH)
-    print(f"Heat maps of accuracy and calibration error: {PATH}")
+    print(f"Heat maps of accuracy and calibration error: {draw((accuracy, calibration))}")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,12 @@
 Run it as a script; another folder is its argument: docs/figures is where the documentation has its pictures from.
 """
 
-import hashlib
-import sys
-from pathlib import Path
-
-import matplotlib
+# %% Set-up
 import torch
+from pictures import plt, save
 
 import ls_loss
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-FOLDER = Path(__file__).parents[1] / "build" / "demo"
 ANIMALS = ("dog", "cat", "horse", "bear", "kangaroo")
 FREQUENCIES = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])  # of the animals, for a prior that is not uniform
 SMOOTHING = 0.1
@@ -23,6 +16,7 @@ SMOOTHINGS = (0.0, 0.1, 0.2)
 DISTANCES = torch.linspace(-2, 10, 1201, dtype=torch.float64)
 
 
+# %% The labels, and what the loss of them is
 def labels():
     """The labels of five images, one of each animal: as they are, smoothed, and smoothed towards the frequencies."""
     images, classes = torch.arange(len(ANIMALS)), len(ANIMALS)
@@ -45,12 +39,8 @@ def losses(smoothing):
     return loss.detach(), gradient[:, 0]
 
 
-def digest():
-    """What ties a picture to the script that drew it."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-
-
-def draw_labels(path):
+# %% The pictures
+def draw_labels():
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (title, table) in zip(axes, labels().items(), strict=True):
         axis.imshow(table, cmap="Blues", vmin=0, vmax=1)
@@ -62,10 +52,10 @@ def draw_labels(path):
         axis.set_xticks(range(len(ANIMALS)), ANIMALS)
         axis.set_yticks(range(len(ANIMALS)), [f"image of a {animal}" for animal in ANIMALS])
         axis.set_title(title)
-    figure.savefig(path, dpi=100, metadata={"Source": digest()})
+    return save(figure, "smoothed-labels")
 
 
-def draw_losses(path):
+def draw_losses():
     figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     for smoothing in SMOOTHINGS:
         loss, gradient = losses(smoothing)
@@ -80,11 +70,11 @@ def draw_losses(path):
         axis.set_xlabel("how far the label's logit leads the four others")
         axis.legend()
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=100, metadata={"Source": digest()})
+    return save(figure, "smoothed-losses")
 
 
+# %% All of it
 def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for title, table in labels().items():
         print(title, f"{'':20}" + "".join(f"{animal:>10}" for animal in ANIMALS), sep="\n")
         for animal, values in zip(ANIMALS, table.tolist(), strict=True):
@@ -92,10 +82,7 @@ def main():
     for smoothing in SMOOTHINGS[1:]:
         loss, _ = losses(smoothing)
         print(f"smoothing {smoothing}: the loss is smallest where the label leads by {DISTANCES[loss.argmin()]:.2f}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("smoothed-labels", draw_labels), ("smoothed-losses", draw_losses)):
-        draw(folder / f"{name}.png")
-        print(folder / f"{name}.png")
+    print(draw_labels(), draw_losses(), sep="\n")
 
 
 if __name__ == "__main__":

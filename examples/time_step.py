@@ -3,7 +3,9 @@
 4096 rows of 32000 logits by default, as a language model has them; needs 4 GB of memory. Other sizes are two arguments.
 """
 
+# %% Set-up
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ SECONDS = 5.0
 FEWEST_ROUNDS = 3
 
 
+# %% Every step in turn
 def measure(rows, num_classes):
     """The timing of every step, and of the copy."""
     logits = torch.randn(rows, num_classes, requires_grad=True)
@@ -31,9 +34,16 @@ def measure(rows, num_classes):
     }
     progress = tqdm(steps.items(), desc="warming up and compiling", leave=False)
     samplers = {name: sampler(step) for name, step in progress}
-    return interleave(samplers, SECONDS, FEWEST_ROUNDS)
+    with tqdm(desc=f"sampling for {SECONDS:.0f} seconds or more", unit="sample", leave=False) as progress:
+
+        def counted(take):
+            progress.update()
+            return take()
+
+        return interleave({name: partial(counted, take) for name, take in samplers.items()}, SECONDS, FEWEST_ROUNDS)
 
 
+# %% The table
 def main(rows=4096, num_classes=32000):
     print(f"Loss and gradient of [{rows}, {num_classes}] float32 logits, label smoothing 0.1")
     timings = measure(rows, num_classes)

@@ -4,14 +4,14 @@ Prints what that does to accuracy, loss and calibration on clean test data, draw
 and times the loss at the size of a language model's. Run it as a script, or with make demo.
 """
 
+# %% Set-up
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import torch
+from pictures import EXAMPLES, plt, save
 from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
@@ -19,9 +19,6 @@ from torch import nn
 from tqdm import tqdm
 
 import ls_loss
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SMOOTHING = 0.1
 LOSSES = {
@@ -33,9 +30,9 @@ TRAINING_IMAGES = 900
 EPOCHS, BATCH, LEARNING_RATE = 100, 90, 0.004  # enough to learn every training label by heart, the wrong ones too
 SEEDS = 5
 BINS = 15
-PICTURE = Path(__file__).parents[1] / "build" / "demo" / "reliability.png"
 
 
+# %% What is measured of a trained network
 @dataclass
 class Result:
     """What one trained network does on the test data."""
@@ -81,6 +78,7 @@ def bins(confidence, correct):
     return count / len(index), confidence, accuracy
 
 
+# %% Data with wrong labels, and training on them
 def split(images, digits, seed, share_wrong=WRONG):
     """Training and test data, others for every seed; only training labels are wrong."""
     random = torch.Generator().manual_seed(seed)
@@ -93,7 +91,7 @@ def split(images, digits, seed, share_wrong=WRONG):
     return images[training], labels, images[test], digits[test]
 
 
-def train(loss, images, labels, seed, progress, epochs=EPOCHS):
+def train(loss, images, labels, seed, progress, epochs):
     """A network trained with this loss. The seed gives the first weights and the batches: the same for every loss."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
@@ -121,6 +119,7 @@ def examine(model, images, labels, test_images, test_digits):
     )
 
 
+# %% The table and the reliability diagram
 def verdict(differences, better):
     """Whether differences, one for each seed, are more than chance: a paired t-test at 95 %."""
     mean = statistics.mean(differences)
@@ -175,10 +174,10 @@ def draw(results):
             part.set_xlim(0, 1)
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("predictions, %")
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=110)
+    return save(figure, "reliability-digits")
 
 
+# %% All of it
 def main():
     data = load_digits()
     images, digits = torch.tensor(data.data, dtype=torch.float32) / 16, torch.tensor(data.target)
@@ -193,14 +192,13 @@ def main():
             *training, test_images, test_digits = split(images, digits, seed)
             for name, loss in LOSSES.items():
                 progress.set_description(f"seed {seed}, {name}")
-                model = train(loss, *training, seed, progress)
+                model = train(loss, *training, seed, progress, EPOCHS)
                 results[name].append(examine(model, *training, test_images, test_digits))
     print("", *table(results), sep="\n")
     print("Mean ± standard deviation over the seeds; a difference is clear if it passes a paired t-test at 95 %.")
-    draw(results)
-    print(f"Reliability diagram with confidence histogram: {PICTURE}\n", flush=True)
+    print(f"Reliability diagram with confidence histogram: {draw(results)}\n", flush=True)
     # In a process of its own: scikit-learn brings an OpenMP runtime, and two in one process spoil any timing.
-    subprocess.run([sys.executable, Path(__file__).with_name("time_step.py")], check=True)
+    subprocess.run([sys.executable, EXAMPLES / "time_step.py"], check=True)
 
 
 if __name__ == "__main__":

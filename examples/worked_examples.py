@@ -3,6 +3,7 @@
 The texts' figures stand here as printed there. Ends with status 1 if one of them disagrees.
 """
 
+# %% Set-up
 import sys
 
 import torch
@@ -22,6 +23,7 @@ CATS_AND_DOGS = torch.tensor([[4.2, -2.4], [1.6, -0.6], [3.6, 1.2], [-0.5, 0.5],
 NOTEBOOK = torch.tensor([[0, 0.2, 0.7, 0.1, 0], [0, 0.9, 0.2, 0.2, 1], [1, 0.2, 0.7, 0.9, 1]])
 
 
+# %% What the texts print, beside what is computed
 def examples():
     """What it shows, the decimals printed, the printed figures, the computed ones."""
     yield (
@@ -95,6 +97,7 @@ def side_by_side(decimals, printed, computed):
         yield f"    printed  {texts[0]}    ls_loss  {texts[1]}"
 
 
+# %% All of it
 def main():
     differing = 0
     for title, decimals, printed, computed in examples():

@@ -4,7 +4,6 @@ Blocks of a page run in order in one namespace, as a reader would; what they nee
 them in the page as a comment that begins with `setup`. Must not need Sphinx, but for the test of the site.
 """
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -23,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 BLOCK = re.compile(r"^( *)(?:```python|<!-- setup)\n(.*?)^ *(?:```|-->)$", re.DOTALL | re.MULTILINE)
+OUTPUT = re.compile(r"^```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OPTIONAL = {
     "accelerate",
     "fastai",
@@ -30,8 +30,11 @@ OPTIONAL = {
     "transformers",
 }  # a section that needs one is skipped without it
 
-sys.path.append(str(ROOT))
-from benchmarks import plot, results  # noqa: E402
+sys.path += [str(ROOT), str(ROOT / "examples")]
+import pictures  # noqa: E402
+
+from benchmarks import pictures as figures  # noqa: E402
+from benchmarks import plot  # noqa: E402
 
 
 def relative(path):
@@ -55,7 +58,7 @@ def dedented(indent, code):
 
 @pytest.mark.parametrize("text", list(sections()))
 def test_python_runs(text, capsys, monkeypatch, tmp_path):
-    """Where a comment says what is printed, that is printed."""
+    """Where a comment or a block of text says what is printed, that is printed."""
     monkeypatch.chdir(tmp_path)
     blocks = [dedented(*block) for block in BLOCK.findall(text)]
     needed = {
@@ -73,7 +76,7 @@ def test_python_runs(text, capsys, monkeypatch, tmp_path):
         for block in blocks:
             exec(compile(block, "<page>", "exec"), namespace)
     printed = capsys.readouterr().out
-    for promised in re.findall(r"# (tensor\(.*\))$", "".join(blocks), re.MULTILINE):
+    for promised in re.findall(r"# (tensor\(.*\))$", "".join(blocks), re.MULTILINE) + OUTPUT.findall(text):
         assert promised in printed
 
 
@@ -146,16 +149,31 @@ def png_texts(data):
     return found
 
 
-def test_figure_is_drawn_from_the_csv():
+@pytest.mark.parametrize("name", plot.DRAWINGS)
+def test_figures_are_drawn_from_the_csvs(name):
     """If not: python -m benchmarks.plot."""
-    assert png_texts(plot.README_FIGURE.read_bytes())["Source"] == plot.digest(results.DEFAULT)
+    csv, _ = plot.DRAWINGS[name]
+    assert source(name) == figures.digest([csv])
 
 
-def test_pictures_are_drawn_by_the_example():
-    """If not: python examples/smoothed_labels.py docs/figures."""
-    digest = hashlib.sha256((ROOT / "examples/smoothed_labels.py").read_bytes()).hexdigest()
-    for name in ("smoothed-labels", "smoothed-losses"):
-        assert png_texts((DOCS / f"figures/{name}.png").read_bytes())["Source"] == digest
+@pytest.mark.parametrize("name", pictures.DRAWN_BY)
+def test_pictures_are_drawn_by_the_examples(name):
+    """If not: python examples/<script>.py docs/figures, for the first script that pictures.DRAWN_BY names."""
+    assert source(name) == figures.digest(pictures.sources(name))
+
+
+def source(name):
+    """The digest of what a picture was drawn from, as its file has it."""
+    return png_texts((DOCS / f"figures/{name}.png").read_bytes())["Source"]
+
+
+def test_every_picture_is_shown_and_small():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    files = list((DOCS / "figures").iterdir())
+    assert {file.stem for file in files} == {*plot.DRAWINGS, *pictures.DRAWN_BY}
+    for file in files:
+        assert f"figures/{file.name})" in text, file.name
+        assert file.stat().st_size < 100_000, file.name
 
 
 class Links(HTMLParser):
