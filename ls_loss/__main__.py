@@ -143,7 +143,10 @@ def main() -> int:
     argparse.ArgumentParser(prog="python -m ls_loss", description=(__doc__ or "").partition("\n")[0]).parse_args()
     print(config(), "", "Self-test against native in float64", sep="\n")
     passed = self_test()
-    print(f"\nForward and backward, label smoothing {SMOOTHING}, float32, {config()['threads']} threads, medians")
+    threads = torch.get_num_threads()
+    print(
+        f"\nForward and backward, label smoothing {SMOOTHING}, float32, {threads} thread{'s' * (threads > 1)}, medians"
+    )
     print(f"    {'logits':<16}{'ls_loss, ms':>12}{'native, ms':>12}{'native / ls_loss':>18}")
     for shape in SHAPES:
         ours, native = speed(shape)
