@@ -206,6 +206,8 @@ test-kernels: ## the C tests of the kernels alone
 	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/plain/test_kernels build/kernel-tests/sanitized/test_kernels
 	build/kernel-tests/plain/test_kernels
 	build/kernel-tests/sanitized/test_kernels quick
+	@$(MAKE) --no-print-directory build/kernel-tests/plain/exp_table
+	build/kernel-tests/plain/exp_table 1000003
 
 test-neon: ## the same on emulated aarch64; needs the packages gcc-aarch64-linux-gnu and qemu-user-static
 	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/neon/test_kernels
@@ -214,18 +216,25 @@ test-neon: ## the same on emulated aarch64; needs the packages gcc-aarch64-linux
 # exp of every instruction set over all 2^32 floats: the vocabularies compiled each for itself, beside the kernels.
 
 EXP_ISAS := $(if $(filter aarch64,$(shell uname -m)),scalar neon,scalar avx2 avx512)
-EXP_FLAGS := $(KERNEL_TEST_FLAGS) -O3
 
-exp-table: build/exp-table/exp_table ## accuracy over all floats, by instruction set, as a Markdown table; an hour (STEP=n: every n-th float)
-	$< $(STEP)
+# $(call exp_table,variant,compiler,flags,instruction sets)
+define exp_table
+build/kernel-tests/$(1)/exp_table: tests/kernels/exp_table.c tests/kernels/exp_table_isa.c \
+    $(patsubst %.c,build/kernel-tests/$(1)/%.o,$(wildcard csrc/kernels/*.c))
+	@for isa in $(4); do $(2) $(KERNEL_TEST_FLAGS) $(3) -DVOCABULARY="\"vec_$$$$isa.h\"" -DEXP_MANY=exp_many_$$$$isa \
+	    -c tests/kernels/exp_table_isa.c -o $$(@D)/exp_$$$$isa.o; done
+	@$(2) $(KERNEL_TEST_FLAGS) $(3) $$$$(for isa in $(4); do echo -DEXP_$$$${isa^^}; done) $$< $(4:%=$$(@D)/exp_%.o) \
+	    $$(filter %.o,$$^) -lm -o $$@
+endef
+$(eval $(call exp_table,plain,gcc,-O3,$(EXP_ISAS)))
+$(eval $(call exp_table,neon,aarch64-linux-gnu-gcc,-O3 -static,neon))
 
-build/exp-table/exp_table: tests/kernels/exp_table.c tests/kernels/exp_table_isa.c $(wildcard csrc/kernels/*.[ch])
-	@mkdir -p $(@D)
-	@for isa in $(EXP_ISAS); do \
-	    gcc $(EXP_FLAGS) -DVOCABULARY="\"vec_$$isa.h\"" -DEXP_MANY=exp_many_$$isa \
-	        -c tests/kernels/exp_table_isa.c -o $(@D)/$$isa.o; done
-	@gcc $(EXP_FLAGS) $$(for isa in $(EXP_ISAS); do echo -DEXP_$${isa^^}; done) $< $(EXP_ISAS:%=$(@D)/%.o) \
-	    csrc/kernels/*.c -lm -o $@
+exp-table: build/kernel-tests/plain/exp_table ## accuracy over all floats, into docs/numerics.md; an hour (STEP=n: every n-th float)
+	$< $(STEP) >build/exp_table.txt
+	if command -v qemu-aarch64-static && command -v aarch64-linux-gnu-gcc; then \
+	    $(MAKE) --no-print-directory build/kernel-tests/neon/exp_table && \
+	    qemu-aarch64-static build/kernel-tests/neon/exp_table 20011 >build/exp_table_neon.txt; fi
+	python tools/exp_page.py build/exp_table*.txt
 
 # Trust: what takes longer than `make test`. Each target installs what it needs with apt-get, as root or through sudo, if its tool is
 # missing. FUZZ_SECONDS, FUZZ_RUNS and DEEP say for how long; the minutes are those of one core.

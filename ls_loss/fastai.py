@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from .functional import fastai_cross_entropy
 
@@ -77,7 +78,7 @@ class LabelSmoothingCrossEntropy(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of the logits ``output`` against ``target``."""
-        if isinstance(output, Tensor) and output.dim() < 2:  # not the stand-in of a tensor that torch.fx traces with
+        if not isinstance(output, Proxy) and output.dim() < 2:
             raise IndexError(f"tuple index out of range: logits are (N, C, ...), got shape {list(output.shape)}")
         return fastai_cross_entropy(output, target.long(), self.weight, self.reduction, self.eps, self.prior, 1)
 
