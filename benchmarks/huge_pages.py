@@ -1,10 +1,12 @@
 """Native in a process of its own whose malloc asks for huge pages, for part of native's cost is 4 KiB page faults.
 
-The process serves one batch at a time and takes a sample when told, so that it can be interleaved with the others.
+The process serves one batch at a time and takes a sample when told, so that it can be interleaved with the others. While one
+process measures the threads of the other must sleep: OpenMP's spin for milliseconds after a call, on cores that are not theirs.
 """
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -16,6 +18,7 @@ from .providers import STEPS, native
 from .timing import Sampler, sampler
 
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+SPIN_SECONDS = 0.02  # threads of libgomp that wait are asleep after so long: five milliseconds, and more on a busy core
 
 
 def _huge_bytes() -> int:
@@ -38,7 +41,9 @@ def _serve(connection: Connection) -> None:
                 inputs = message.inputs()
             elif message not in samplers:
                 samplers[message] = sampler(STEPS[message](native, *inputs))
-            connection.send(samplers[message]() if message in samplers else None)
+            answer = samplers[message]() if message in samplers else None
+            time.sleep(SPIN_SECONDS)
+            connection.send(answer)
 
 
 class HugePages:
@@ -49,6 +54,7 @@ class HugePages:
         self._batch: Batch | None = None
 
     def _ask(self, message: Batch | str) -> float:
+        time.sleep(SPIN_SECONDS)
         self._connection.send(message)
         return self._connection.recv()
 

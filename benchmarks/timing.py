@@ -34,9 +34,10 @@ class Timing:
 
 
 def sample(function: Callable[[], object], calls: int) -> float:
-    """Seconds per call, over so many calls in a row; one more before them where they are short, for the caches."""
-    if calls > 1:
-        function()
+    """Seconds per call, over so many calls in a row, and one more before them, which does not count: it warms the caches, and
+    takes memory that lay free while others ran. A virtual machine may have given that to its host, and getting it back
+    costs ten times what zeroing it does."""
+    function()
     start = time.perf_counter()
     for _ in range(calls):
         function()
@@ -45,7 +46,6 @@ def sample(function: Callable[[], object], calls: int) -> float:
 
 def calls_per_sample(function: Callable[[], object]) -> int:
     """Warms the function up, and returns how many calls make a sample."""
-    function()
     calls = 1
     while (seconds := sample(function, calls)) * calls < SAMPLE_SECONDS and calls < 1 << 20:
         calls = min(calls * 8, int(SAMPLE_SECONDS / seconds) + 1)
