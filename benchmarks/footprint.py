@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import resource
+import statistics
 from collections.abc import Callable
 
 import ls_loss
@@ -14,8 +15,9 @@ def _status(field: str) -> int:
     return kibibytes * 1024
 
 
-def peak_bytes(step: Callable[[], object]) -> int:
-    """The most that the step holds beyond what the process holds before it, nothing being kept from last time."""
+def peak_bytes(step: Callable[[], object]) -> tuple[int, int]:
+    """The most that the step holds beyond what the process holds before it, nothing being kept from last time; and what the
+    loss has parked of it for the next step, which can be given back."""
     gc.collect()
     ls_loss.empty_cache()
     ctypes.CDLL(None).malloc_trim(0)
@@ -23,7 +25,9 @@ def peak_bytes(step: Callable[[], object]) -> int:
         file.write("5")  # sets the peak, VmHWM, to what is held now
     before = _status("VmRSS")
     step()
-    return max(0, _status("VmHWM") - before)
+    peak, after = _status("VmHWM"), _status("VmRSS")
+    ls_loss.empty_cache()
+    return max(0, peak - before), max(0, after - _status("VmRSS"))
 
 
 def peak_of_process() -> int:
@@ -31,9 +35,12 @@ def peak_of_process() -> int:
     return _status("VmHWM")
 
 
-def page_faults(step: Callable[[], object]) -> int:
-    """The page faults of a step that has run before."""
+def page_faults(step: Callable[[], object], steps: int = 3) -> float:
+    """The page faults of a step that has run before: the median of so many."""
     step()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    faults = []
+    for _ in range(steps):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        step()
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return statistics.median(faults)

@@ -5,9 +5,11 @@ Writes and reads rows; must not know how a figure is measured or shown.
 
 import csv
 import platform
+import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,7 +19,10 @@ import ls_loss
 from .batches import Batch, name_of
 from .timing import load_average, machine
 
-DEFAULT = Path(__file__).parent / "data" / "results.csv"
+ROOT = Path(__file__).parents[1]
+DEFAULT = ROOT / "benchmarks" / "data" / "results.csv"
+# Written by the benchmarks themselves: what differs in them does not change what is measured.
+GENERATED = ("benchmarks/data", "benchmarks/README.md", "README.md", "docs/performance.md", "docs/figures")
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,33 @@ class Row:
     shape: str  # as in 4096x32000, classes second
     dtype: str
     mode: str  # a step of providers.py; copy and read stand with the one whose limit they are
-    metric: str  # time, peak memory, page faults, loss error, gradient error
+    metric: str  # time, peak memory, parked memory, page faults, loss error, gradient error
     unit: str
     median: float
     low: float
     high: float
     samples: int
+    commit: str = ""  # with a + where tracked files differed from it; empty outside git
 
 
 KINDS = {"load": float, "threads": int, "median": float, "low": float, "high": float, "samples": int}
+
+
+@cache
+def commit() -> str:
+    """What was checked out when this process first asked."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", ROOT, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != ROOT.resolve():
+            return ""  # sources without a history, unpacked within another project
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in GENERATED))
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def row(
@@ -73,6 +96,7 @@ def row(
         low=_digits(median if low is None else low),
         high=_digits(median if high is None else high),
         samples=samples,
+        commit=commit(),
     )
 
 

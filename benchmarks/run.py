@@ -6,7 +6,8 @@ tells the method. Must not know how any loss is computed.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .timing import copy_of, interleave, read_of, sampler
 
 SECONDS = 4.0  # for one batch and mode, all providers together; large batches take longer, for their fewest rounds
 QUICK_SECONDS = 1.0
-FOOTPRINT_BYTES = 64 << 20  # of logits: below, what malloc keeps hides what a step takes
+LARGE_BYTES = 64 << 20  # of logits: below, what malloc keeps hides what a step takes
 
 
 def check_openmp() -> None:
@@ -33,13 +34,24 @@ def check_openmp() -> None:
         raise SystemExit(f"There must be one OpenMP runtime in the process to time anything, and there are: {runtimes}")
 
 
-def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, seconds: float) -> Iterator[results.Row]:
-    """All figures of one batch."""
+def names_of(batch: Batch, on_all_threads: bool) -> list[str]:
+    """Whose losses are measured: large batches, where other libraries take most of the time, have them on all threads only."""
+    everyone = on_all_threads or batch.bytes < LARGE_BYTES
+    return [name for name, provider in PROVIDERS.items() if everyone or provider.everywhere]
+
+
+def measure(
+    batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, seconds: float,
+    names: Collection[str], modes: Collection[str], with_memory: bool,
+) -> Iterator[results.Row]:  # fmt: skip
+    """The figures of one batch, with these losses."""
     torch.set_num_threads(batch.threads)
     torch._dynamo.reset()
     logits, target = batch.inputs()
     losses = {
-        name: provider.make() for name, provider in PROVIDERS.items() if provider.serves(batch.shape, batch.dtype)
+        name: provider.make()
+        for name, provider in PROVIDERS.items()
+        if name in names and provider.serves(batch.shape, batch.dtype)
     }
     for name, loss in losses.items():
         errors = oracle.errors(loss, logits, target)
@@ -51,9 +63,9 @@ def measure(batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, seco
         for metric, error in zip(ERRORS, errors, strict=True):
             yield results.row(batch, name, PROVIDERS[name].version, "forward+backward", metric, "relative", error)
     check_openmp()
-    for mode in STEPS:
+    for mode in modes:
         yield from measure_time(batch, mode, losses, thp, seconds, logits, target)
-    if batch.bytes >= FOOTPRINT_BYTES:
+    if with_memory and batch.bytes >= LARGE_BYTES:
         yield from measure_footprint(batch, losses, logits, target)
 
 
@@ -84,34 +96,43 @@ def measure_footprint(
     mode = "forward+backward"
     for name, loss in losses.items():
         step = STEPS[mode](loss, logits, target)
-        peak, faults = footprint.peak_bytes(step), footprint.page_faults(step)
-        yield results.row(batch, name, PROVIDERS[name].version, mode, "peak memory", "MiB", peak / 2**20)
-        yield results.row(batch, name, PROVIDERS[name].version, mode, "page faults", "per step", faults)
+        peak, parked = footprint.peak_bytes(step)
+        for metric, unit, value in (
+            ("peak memory", "MiB", peak / 2**20),
+            ("parked memory", "MiB", parked / 2**20),
+            ("page faults", "per step", footprint.page_faults(step)),
+        ):
+            yield results.row(batch, name, PROVIDERS[name].version, mode, metric, unit, value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few batches, little time for each")
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads; by default 1 and all, or all")
+    parser.add_argument("--only", nargs="+", choices=PROVIDERS, help="these losses, forward and backward")
     parser.add_argument("--output", type=Path, help="the CSV to write; by default benchmarks/data/results.csv, and for "
                         "--quick build/benchmarks/quick.csv")  # fmt: skip
     arguments = parser.parse_args()
     output = arguments.output or (Path("build/benchmarks/quick.csv") if arguments.quick else results.DEFAULT)
     seconds = QUICK_SECONDS if arguments.quick else SECONDS
+    modes = ("forward+backward",) if arguments.only else tuple(STEPS)
+    todo = batches(arguments.quick, arguments.threads)
+    most = max(batch.threads for batch in todo)
     start, rows, oracles = time.monotonic(), [], {}
-    with huge_pages.process() as thp:
-        if not thp:
+    with nullcontext() if arguments.only else huge_pages.process() as thp:
+        if not thp and not arguments.only:
             print(f"{huge_pages.SETTING} has no effect on this machine: measuring without {HUGE_PAGES}.")
-        progress = tqdm(batches(arguments.quick, arguments.threads), unit="batch")
+        progress = tqdm(todo, unit="batch")
         for batch in progress:
             progress.set_description(str(batch))
             key = (batch.shape, batch.dtype)
             if key not in oracles:
                 oracles = {key: Oracle(*batch.inputs())}
-            rows.extend(measure(batch, oracles[key], thp, seconds))
+            on_all = batch.threads == most
+            names = arguments.only or names_of(batch, on_all)
+            rows.extend(measure(batch, oracles[key], thp, seconds, names, modes, on_all and not arguments.only))
             results.write(output, rows)
     print(f"{len(rows)} figures in {output}, after {time.monotonic() - start:.0f} s.")
-    print("python -m benchmarks.table shows them as a table, python -m benchmarks.plot draws them.")
 
 
 if __name__ == "__main__":

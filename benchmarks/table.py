@@ -91,37 +91,40 @@ def inaccurate(rows: list[Row]) -> str:
     return f"(!): relative error of the loss or of the gradient above {limits}, infinite included." if limits else ""
 
 
-def memory(rows: list[Row]) -> str:
+def memory(rows: list[Row], threads: int) -> str:
     """What a step of the largest float32 batch takes beyond the logits, in words."""
-    peaks = {key: value for key, value in by_batch(rows, MODE, "peak memory").items() if key[1] == "float32"}
-    if not peaks:
+    kinds = {key for key in by_batch(rows, MODE, "peak memory") if key[1:] == ("float32", threads)}
+    if not kinds:
         return ""
-    (shape, _, threads), peak = max(peaks.items(), key=lambda item: item[1][OURS])
-    faults = by_batch(rows, MODE, "page faults")[shape, "float32", threads]
-    named = ("ls_loss", "native", "native compiled")
+    peaks, parked, faults = (by_batch(rows, MODE, metric) for metric in ("peak memory", "parked memory", "page faults"))
+    key = max(kinds, key=lambda kind: peaks[kind][OURS])
+    named = [name for name in (OURS, "native", "native compiled") if name in peaks[key]]
+    kept = f" (which stay parked for the next step: {parked[key][OURS]:.0f})" if key in parked else ""
     return (
-        f"Peak memory beyond the logits, [{shape.replace('x', ', ')}]: "
-        + ", ".join(f"{name} {peak[name]:.0f} MiB" for name in named if name in peak)
+        f"Peak memory beyond the logits, [{key[0].replace('x', ', ')}]: "
+        + ", ".join(f"{name} {peaks[key][name]:.0f} MiB{kept * (name == OURS)}" for name in named)
         + "; page faults of a step: "
-        + ", ".join(f"{name} {faults[name]:.0f}" for name in named if name in faults)
+        + ", ".join(f"{name} {faults[key][name]:.0f}" for name in named)
         + "."
     )
 
 
 def setting(rows: list[Row]) -> str:
-    """Machine, versions and date, in words."""
+    """Machine, versions, commit and date, in words."""
     first, last = rows[0], rows[-1]
     versions = sorted(
         {f"{row.provider} {row.version}" for row in rows if row.provider in ("fastai", "timm", "transformers")}
     )
     dates = first.date if first.date == last.date else f"{first.date} to {last.date}"
+    isas = ", ".join(dict.fromkeys(row.isa for row in rows))
+    commits = [f"commit {row.commit}".replace("+", " with changes") for row in rows if row.commit]
     low, high = min(row.load for row in rows), max(row.load for row in rows)
     busy = (
         " The machine was busy with other work: rough figures." if high > max(row.threads for row in rows) + 1 else ""
     )
     return (
-        f"{dates}, {first.machine}, {first.isa}, load average {low:g} to {high:g}; ls_loss {first.ls_loss}, "
-        + ", ".join([f"torch {first.torch}", *versions])
+        f"{dates}, {first.machine}, {isas}, load average {low:g} to {high:g}; "
+        + ", ".join([f"ls_loss {first.ls_loss}", *dict.fromkeys(commits), f"torch {first.torch}", *versions])
         + f".{busy}"
     )
 
@@ -136,7 +139,7 @@ def markdown(rows: list[Row]) -> str:
             "",
             *time_table([row for row in rows if row.threads == threads], MODE, COPY),
             "",
-            *(f"- {said}" for said in (slower(rows), inaccurate(rows), memory(rows), setting(rows)) if said),
+            *(f"- {said}" for said in (slower(rows), inaccurate(rows), memory(rows, threads), setting(rows)) if said),
         ]
     )
 
