@@ -52,12 +52,14 @@ format: $(TOOLS) ## rewrite the sources in the project's format
 	clang-format -i $$(git ls-files --cached --others --exclude-standard '*.c' '*.h' '*.cpp')
 
 bench: $(BUILT) ## measure against native, compiled and other losses; tables and figure of README and docs; a quarter of an hour
+	@date +%s >build/bench-began
 	python -m benchmarks.run
 	case $$(python -c "import ls_loss; print(ls_loss.config()['isa'])") in avx512) \
-	    LS_LOSS_ISA=avx2 python -m benchmarks.run --quick --output benchmarks/data/avx2.csv;; esac
+	    LS_LOSS_ISA=avx2 python -m benchmarks.run --only ls_loss native --output benchmarks/data/avx2.csv;; esac
 	python -m benchmarks.table --write
 	python -m benchmarks.page
 	python -m benchmarks.plot
+	@echo "All of it took $$((($$(date +%s) - $$(<build/bench-began) + 30) / 60)) minutes."
 
 bench-quick: $(BUILT) ## the same on few sizes
 	python -m benchmarks.run --quick
@@ -66,8 +68,9 @@ bench-options: $(BUILT) ## what options, transforms and size cost beside the pla
 	python -m benchmarks.options
 	python -m benchmarks.page
 
-bench-kernels: build/bench_kernels ## the C kernels alone, every instruction set, against a copy; about three minutes, CSV to the screen
-	build/bench_kernels 1
+bench-kernels: build/bench_kernels ## the C kernels alone, every instruction set, in the first cache and against a copy; three minutes
+	python -m benchmarks.kernels
+	python -m benchmarks.page
 
 build/bench_kernels: benchmarks/bench_kernels.c $(BUILT)
 	@gcc -std=c11 -D_GNU_SOURCE -O2 -fopenmp $< -Lbuild/archive -lls_kernels -lm -o $@

@@ -29,14 +29,27 @@ GROWTH = (2**22, 2**26, 2**30)  # elements, in rows of 32768 classes
 Steps = dict[tuple[str, str], Callable[[], object]]  # by provider and mode
 
 
-def backward(loss: Callable[..., Tensor], logits: Tensor, *inputs: Tensor, outer: Tensor | None = None, **options):
+def backward(
+    loss: Callable[..., Tensor], logits: Tensor, *inputs: Tensor, outer: Tensor | None = None, smoothing: float = SMOOTHING,
+    **options,
+):  # fmt: skip
     """A step: the loss with these options and its gradient, which is freed."""
 
     def step() -> None:
-        loss(logits, *inputs, label_smoothing=SMOOTHING, **options).backward(outer)
+        loss(logits, *inputs, label_smoothing=smoothing, **options).backward(outer)
         logits.grad = None
 
     return step
+
+
+def unsmoothed(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Callable[[], object]:
+    """A step without label smoothing, of which native has less to do."""
+    return backward(loss, logits, target, smoothing=0.0)
+
+
+def unsmoothed_forward(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Callable[[], object]:
+    logits = logits.detach()
+    return lambda: loss(logits, target)
 
 
 def option_steps(batch: Batch) -> Steps:
@@ -115,6 +128,7 @@ def second_derivative(loss: Callable[..., Tensor], logits: Tensor, target: Tenso
     return step
 
 
+TINY_CALLS = {"tiny call": backward, "smoothing 0": unsmoothed, "smoothing 0, forward": unsmoothed_forward}
 DERIVATIVES = {
     "vmap(grad)": per_sample,
     "vmap": samples,
@@ -185,9 +199,9 @@ def suites(threads: int) -> Iterator[tuple[Batch, Callable[[Batch], Steps]]]:
     yield Batch(LARGE, half, threads), autocast_steps
     for shape in (TINY, MIDDLE, LARGE):
         yield Batch(shape, single, threads), compiled_steps
-    for name, make in DERIVATIVES.items():
-        yield Batch(MIDDLE, single, threads), lambda batch, name=name, make=make: pair(name, make, *batch.inputs())
-    yield Batch(TINY, single, threads), lambda batch: pair("tiny call", backward, *batch.inputs())
+    for shape, kinds in ((TINY, TINY_CALLS), (MIDDLE, DERIVATIVES)):
+        for name, make in kinds.items():
+            yield Batch(shape, single, threads), lambda batch, name=name, make=make: pair(name, make, *batch.inputs())
     yield Batch((512, 1000), single, threads), ddp_steps
     for elements in GROWTH:
         yield Batch((elements // 32768, 32768), single, threads), growth_steps

@@ -12,7 +12,7 @@ from . import results
 from .pictures import FIGURES, plt, save
 from .providers import COPY, HUGE_PAGES, PROVIDERS, READ
 from .results import Row
-from .table import by_batch, setting
+from .table import by_batch, elements, setting
 
 FOLDER = Path("build/benchmarks")
 COLOURS = {name: f"C{number}" for number, name in enumerate((*PROVIDERS, HUGE_PAGES))} | {COPY: "black", READ: "black"}
@@ -20,13 +20,6 @@ LIMITS = {"forward+backward": COPY, "forward": READ}
 CURVES = results.DEFAULT.with_name("train_lm_curves.csv")
 README_NAMES = ("ls_loss", "native compiled", "native")
 LARGE = 1 << 20  # elements, from which on a copy means much
-
-
-def elements(shape: str) -> int:
-    product = 1
-    for size in shape.split("x"):
-        product *= int(size)
-    return product
 
 
 def draw_cost(

@@ -5,6 +5,7 @@ how they were measured.
 """
 
 import argparse
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def by_batch(rows: Iterable[Row], mode: str, metric: str) -> dict[tuple[str, str
 def digits(value: float) -> str:
     """Two or three digits that count, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}".removesuffix(".0")
+
+
+def elements(shape: str) -> int:
+    return math.prod(map(int, shape.split("x")))
 
 
 def logits_of(shape: str, dtype: str) -> str:
