@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -22,8 +23,15 @@ from .oracle import ERRORS, TOLERANCE, Oracle
 from .providers import COPY, HUGE_PAGES, PROVIDERS, READ, STEPS, Loss, ours
 from .timing import copy_of, interleave, read_of, sampler
 
-SECONDS = 4.0  # for one batch and mode, all providers together; large batches take longer, for their fewest rounds
-QUICK_SECONDS = 1.0
+
+class Effort(NamedTuple):
+    """For one batch and mode, all providers together: so many seconds, or longer where the fewest rounds take longer."""
+
+    seconds: float
+    fewest_rounds: int
+
+
+FULL, SOME, QUICK = Effort(3.0, 5), Effort(2.0, 3), Effort(1.0, 5)
 LARGE_BYTES = 64 << 20  # of logits: below, what malloc keeps hides what a step takes
 
 
@@ -41,7 +49,7 @@ def names_of(batch: Batch, on_all_threads: bool) -> list[str]:
 
 
 def measure(
-    batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, seconds: float,
+    batch: Batch, oracle: Oracle, thp: huge_pages.HugePages | None, effort: Effort,
     names: Collection[str], modes: Collection[str], with_memory: bool,
 ) -> Iterator[results.Row]:  # fmt: skip
     """The figures of one batch, with these losses."""
@@ -64,13 +72,13 @@ def measure(
             yield results.row(batch, name, PROVIDERS[name].version, "forward+backward", metric, "relative", error)
     check_openmp()
     for mode in modes:
-        yield from measure_time(batch, mode, losses, thp, seconds, logits, target)
+        yield from measure_time(batch, mode, losses, thp, effort, logits, target)
     if with_memory and batch.bytes >= LARGE_BYTES:
         yield from measure_footprint(batch, losses, logits, target)
 
 
 def measure_time(
-    batch: Batch, mode: str, losses: dict[str, Loss], thp: huge_pages.HugePages | None, seconds: float,
+    batch: Batch, mode: str, losses: dict[str, Loss], thp: huge_pages.HugePages | None, effort: Effort,
     logits: torch.Tensor, target: torch.Tensor,
 ) -> Iterator[results.Row]:  # fmt: skip
     """The time of a step with each loss, and of the limit of that step."""
@@ -81,7 +89,7 @@ def measure_time(
     samplers[limit] = sampler(touch(logits))
     if thp and batch.dtype == torch.float32:
         samplers[HUGE_PAGES] = thp.sampler(batch, mode)
-    for name, timing in interleave(samplers, seconds).items():
+    for name, timing in interleave(samplers, *effort).items():
         low, high = timing.quantile(0.2) * 1e3, timing.quantile(0.8) * 1e3
         yield results.row(
             batch, name, versions.get(name, torch_version), mode, "time", "ms",
@@ -109,12 +117,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few batches, little time for each")
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads; by default 1 and all, or all")
-    parser.add_argument("--only", nargs="+", choices=PROVIDERS, help="these losses, forward and backward")
-    parser.add_argument("--output", type=Path, help="the CSV to write; by default benchmarks/data/results.csv, and for "
-                        "--quick build/benchmarks/quick.csv")  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", choices=PROVIDERS, help="these losses, forward and backward, in fewer rounds"
+    )
+    parser.add_argument("--output", type=Path, help="the CSV to write; by default benchmarks/data/results.csv, and with "
+                        "--quick or --only build/benchmarks/part.csv")  # fmt: skip
     arguments = parser.parse_args()
-    output = arguments.output or (Path("build/benchmarks/quick.csv") if arguments.quick else results.DEFAULT)
-    seconds = QUICK_SECONDS if arguments.quick else SECONDS
+    is_part = arguments.quick or arguments.only
+    output = arguments.output or (Path("build/benchmarks/part.csv") if is_part else results.DEFAULT)
+    effort = QUICK if arguments.quick else SOME if arguments.only else FULL
     modes = ("forward+backward",) if arguments.only else tuple(STEPS)
     todo = batches(arguments.quick, arguments.threads)
     most = max(batch.threads for batch in todo)
@@ -130,7 +141,7 @@ def main() -> None:
                 oracles = {key: Oracle(*batch.inputs())}
             on_all = batch.threads == most
             names = arguments.only or names_of(batch, on_all)
-            rows.extend(measure(batch, oracles[key], thp, seconds, names, modes, on_all and not arguments.only))
+            rows.extend(measure(batch, oracles[key], thp, effort, names, modes, on_all and not arguments.only))
             results.write(output, rows)
     print(f"{len(rows)} figures in {output}, after {time.monotonic() - start:.0f} s.")
 

@@ -104,7 +104,7 @@ def memory(rows: list[Row], threads: int) -> str:
     peaks, parked, faults = (by_batch(rows, MODE, metric) for metric in ("peak memory", "parked memory", "page faults"))
     key = max(kinds, key=lambda kind: peaks[kind][OURS])
     named = [name for name in (OURS, "native", "native compiled") if name in peaks[key]]
-    kept = f" (which stay parked for the next step: {parked[key][OURS]:.0f})" if key in parked else ""
+    kept = f" ({parked[key][OURS]:.0f} of them stay parked for the next step)" if key in parked else ""
     return (
         f"Peak memory beyond the logits, [{key[0].replace('x', ', ')}]: "
         + ", ".join(f"{name} {peaks[key][name]:.0f} MiB{kept * (name == OURS)}" for name in named)
