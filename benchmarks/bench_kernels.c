@@ -16,7 +16,8 @@
 
 #include "../csrc/kernels/ls_kernels.h"
 
-enum { MAX_CANDIDATES = 24, MAX_REPETITIONS = 200, MIN_REPETITIONS = 3 };
+enum { PAGE = 4096, MAX_CANDIDATES = 24, MAX_TOGETHER = 16, MAX_REPETITIONS = 200, MIN_REPETITIONS = 3 };
+#define SHORTEST 50e-6 /* seconds: small problems are repeated within one measurement */
 
 typedef struct {
     int64_t outer, classes, inner;
@@ -38,7 +39,7 @@ static const bench_shape shapes[] = {
 };
 
 /* These stay in a first cache of 32 KiB with their gradient and, in 16 bits, with the row of floats between. In two sizes: from
- * the difference follows what an element costs, without what a call costs. Measured first, on one thread. */
+ * the difference follows what an element costs, without what a call costs. Measured together, on one thread. */
 static const bench_shape cached_shapes[] = {
     {1, 1024, 1, LS_F32, 0.1, 0, 1},  {1, 3072, 1, LS_F32, 0.1, 0, 1}, {1, 1024, 1, LS_BF16, 0.1, 0, 1},
     {1, 3072, 1, LS_BF16, 0.1, 0, 1}, {1, 1024, 1, LS_F16, 0.1, 0, 1}, {1, 3072, 1, LS_F16, 0.1, 0, 1},
@@ -75,7 +76,7 @@ static double now(void) {
 }
 
 static void *memory(size_t bytes) {
-    void *block = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    void *block = aligned_alloc(PAGE, (bytes + PAGE) / PAGE * PAGE);
     if (!block) {
         fputs("not enough memory\n", stderr);
         exit(2);
@@ -114,8 +115,9 @@ static void put(void *array, ls_dtype dtype, int64_t i, double value) {
 static bench_data make_data(const bench_shape *shape) {
     int64_t rows = shape->outer * shape->inner, elements = rows * shape->classes;
     bench_data data = {.shape = shape, .bytes = (size_t)elements * dtype_bytes[shape->dtype]};
-    data.logits = memory(data.bytes);
-    data.gradient = memory(data.bytes);
+    /* Half a page apart, modulo pages: reads wait for writes at the same place of another page, and malloc places at random. */
+    data.logits = memory(2 * data.bytes + 2 * PAGE);
+    data.gradient = data.logits + (data.bytes + PAGE - 1) / PAGE * PAGE + PAGE / 2;
     data.probabilities = shape->probabilities ? memory(data.bytes) : NULL;
     data.target = memory((size_t)rows * sizeof *data.target);
     double *loss = memory(sizeof *loss);
@@ -156,7 +158,6 @@ static bench_data make_data(const bench_shape *shape) {
 
 static void free_data(bench_data *data) {
     free(data->logits);
-    free(data->gradient);
     free(data->probabilities);
     free(data->target);
     free(data->scratch);
@@ -188,7 +189,6 @@ static void read_or_copy(const bench_data *data, bench_mode mode, int threads) {
     }
 }
 
-/* Small problems are repeated within one measurement: the clock is read once in 20 microseconds at most. */
 static double measure(bench_data *data, const candidate *c, int inner_repetitions) {
     ls_error error;
     if (c->isa) ls_isa_select(c->isa);
@@ -240,30 +240,39 @@ static void print_row(const bench_data *data, candidate *c, double read, double 
     fflush(stdout);
 }
 
-static void bench(const bench_shape *shape, int threads, double budget) {
-    static candidate list[MAX_CANDIDATES];
-    bench_data data = make_data(shape);
-    int count = list_candidates(list, threads), at_once[MAX_CANDIDATES], going = 1;
-    for (int i = 0; i < count; i++) { /* warms pages and the pool */
-        measure(&data, &list[i], 1);
-        double once = measure(&data, &list[i], 1);
-        at_once[i] = once < 20e-6 ? (int)(20e-6 / (once + 1e-9)) + 1 : 1;
+/* Shapes whose figures are compared are measured together, so that a busy moment of the machine meets them alike. */
+static void bench(const bench_shape *together, int number, int threads, double budget) {
+    static candidate lists[MAX_TOGETHER][MAX_CANDIDATES];
+    static int at_once[MAX_TOGETHER][MAX_CANDIDATES];
+    bench_data data[MAX_TOGETHER];
+    int count = 0, going = 1;
+    for (int s = 0; s < number; s++) {
+        data[s] = make_data(&together[s]);
+        count = list_candidates(lists[s], threads);
+        for (int i = 0; i < count; i++) { /* warms pages and the pool */
+            measure(&data[s], &lists[s][i], 1);
+            double once = measure(&data[s], &lists[s][i], 1);
+            at_once[s][i] = once < SHORTEST ? (int)(SHORTEST / (once + 1e-9)) + 1 : 1;
+        }
     }
     while (going) { /* every candidate in turn, until each has had its share of the time */
         going = 0;
-        for (int i = 0; i < count; i++) {
-            candidate *c = &list[i];
+        for (int place = 0; place < number * count; place++) {
+            int s = place / count, i = place % count;
+            candidate *c = &lists[s][i];
             if (c->repetitions == MAX_REPETITIONS) continue;
             if (c->repetitions >= MIN_REPETITIONS && c->total > budget / count) continue;
-            double seconds = measure(&data, c, at_once[i]);
-            c->total += seconds * at_once[i];
+            double seconds = measure(&data[s], c, at_once[s][i]);
+            c->total += seconds * at_once[s][i];
             c->seconds[c->repetitions++] = seconds;
             going = 1;
         }
     }
-    double read = median(&list[0]), copy = median(&list[1]);
-    for (int i = 0; i < count; i++) print_row(&data, &list[i], read, copy);
-    free_data(&data);
+    for (int s = 0; s < number; s++) {
+        double read = median(&lists[s][0]), copy = median(&lists[s][1]);
+        for (int i = 0; i < count; i++) print_row(&data[s], &lists[s][i], read, copy);
+        free_data(&data[s]);
+    }
 }
 
 int main(int count, char **arguments) {
@@ -279,11 +288,11 @@ int main(int count, char **arguments) {
         "isa,dtype,outer,classes,inner,target,label_smoothing,mode,threads,repetitions,median_ms,low_ms,high_ms,ns_per_element,"
         "gb_per_s,ratio_to_copy,ratio_to_read");
     int threads = omp_get_max_threads();
-    for (size_t s = 0; s < sizeof cached_shapes / sizeof *cached_shapes; s++) bench(&cached_shapes[s], 1, budget);
+    bench(cached_shapes, sizeof cached_shapes / sizeof *cached_shapes, 1, budget);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         if (is_quick && !shapes[s].is_quick) continue;
-        bench(&shapes[s], 1, budget);
-        if (threads > 1) bench(&shapes[s], threads, budget);
+        bench(&shapes[s], 1, 1, budget);
+        if (threads > 1) bench(&shapes[s], 1, threads, budget);
     }
     return 0;
 }
