@@ -23,6 +23,7 @@ def test_interrupted_calls_leave_the_process_usable(threads):
         EXPECT
         + f"""
 import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
 torch.set_num_threads({threads})
 long_logits = torch.randn(8192, 4000)
 inside = []  # one entry while the kernels run
