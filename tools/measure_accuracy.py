@@ -192,11 +192,12 @@ def table(runs, quick):
             what = {"rounded once": "gradient equal to the exact one rounded once"}.get(key, key)
             ours = " | ".join(shown(each["figures"][dtype]["ours"][key]) for each in runs)
             lines.append(f"| {dtype} | {what} | {name} | {ours} | {shown(native[key])} |")
+    threads = runs[0]["threads"]
     lines += [
         "",
         f"Largest errors over the inputs of `tools/measure_accuracy.py`{' --quick' if quick else ''}; "
         "native runs on this machine's best instruction set. "
-        f"torch {torch.__version__}, {platform.machine()}, {runs[0]['threads']} threads.",
+        f"torch {torch.__version__}, {platform.machine()}, {threads} thread{'s' * (threads != 1)}.",
     ]
     return "\n".join(lines)
 
