@@ -232,12 +232,13 @@ endef
 $(eval $(call exp_table,plain,gcc,-O3,$(EXP_ISAS)))
 $(eval $(call exp_table,neon,aarch64-linux-gnu-gcc,-O3 -static,neon))
 
-exp-table: build/kernel-tests/plain/exp_table ## accuracy over all floats, into docs/numerics.md; an hour (STEP=n: every n-th float)
+exp-table: build/kernel-tests/plain/exp_table $(BUILT) ## accuracy over all floats, into docs/numerics.md; an hour (STEP=n: every n-th float)
+	@rm -f build/exp_table*.txt
 	$< $(STEP) >build/exp_table.txt
 	if command -v qemu-aarch64-static && command -v aarch64-linux-gnu-gcc; then \
 	    $(MAKE) --no-print-directory build/kernel-tests/neon/exp_table && \
 	    qemu-aarch64-static build/kernel-tests/neon/exp_table 20011 >build/exp_table_neon.txt; fi
-	python tools/exp_page.py build/exp_table*.txt
+	python -m tools.exp_page build/exp_table*.txt
 
 # Trust: what takes longer than `make test`. Each target installs what it needs with apt-get, as root or through sudo, if its tool is
 # missing. FUZZ_SECONDS, FUZZ_RUNS and DEEP say for how long; the minutes are those of one core.

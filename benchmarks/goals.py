@@ -4,7 +4,7 @@ which figures miss them. Must not know how a figure is measured or shown.
 
 from dataclasses import dataclass
 
-from .providers import COPY, HUGE_PAGES, NATIVE, OURS
+from .providers import COPY, HUGE_PAGES, LEAST, NATIVE, OURS
 
 COMPILED = "native compiled"
 LIMIT = (
@@ -89,6 +89,11 @@ COMPARISONS = (
     ),
     of_native("smoothing 0, forward", 1.1, TINY_CALL, "label_smoothing 0, forward alone"),
     of_native("smoothing 0", 0.6, TINY_CALL, "label_smoothing 0"),
+    Comparison(
+        f"`x.sum().backward()`, in times of native with label_smoothing 0, [{TINY_CALL.replace('x', ', ')}]",
+        (LEAST, "least step", TINY_CALL),
+        (NATIVE, "smoothing 0 beside the least step", TINY_CALL),
+    ),
     of_native("vmap(grad)", 1.1, MIDDLE),
     of_native("vmap", None, MIDDLE),
     of_native("jvp", None, MIDDLE),

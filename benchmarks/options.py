@@ -18,7 +18,7 @@ import ls_loss
 
 from . import results
 from .batches import Batch
-from .providers import COPY, FUNCTIONS, NATIVE, OURS, SMOOTHING, compiled
+from .providers import COPY, FUNCTIONS, LEAST, NATIVE, OURS, SMOOTHING, compiled
 from .run import check_openmp
 from .timing import copy_of, interleave, sampler
 
@@ -128,6 +128,20 @@ def second_derivative(loss: Callable[..., Tensor], logits: Tensor, target: Tenso
     return step
 
 
+def least_steps(batch: Batch) -> Steps:
+    """The least that forward and backward of anything cost, beside native without label smoothing."""
+    logits, target = batch.inputs()
+
+    def step() -> None:
+        logits.sum().backward()
+        logits.grad = None
+
+    return {
+        (NATIVE, "smoothing 0 beside the least step"): unsmoothed(FUNCTIONS[NATIVE], logits, target),
+        (LEAST, "least step"): step,
+    }
+
+
 TINY_CALLS = {"tiny call": backward, "smoothing 0": unsmoothed, "smoothing 0, forward": unsmoothed_forward}
 DERIVATIVES = {
     "vmap(grad)": per_sample,
@@ -202,6 +216,7 @@ def suites(threads: int) -> Iterator[tuple[Batch, Callable[[Batch], Steps]]]:
     for shape, kinds in ((TINY, TINY_CALLS), (MIDDLE, DERIVATIVES)):
         for name, make in kinds.items():
             yield Batch(shape, single, threads), lambda batch, name=name, make=make: pair(name, make, *batch.inputs())
+    yield Batch(TINY, single, threads), least_steps
     yield Batch((512, 1000), single, threads), ddp_steps
     for elements in GROWTH:
         yield Batch((elements // 32768, 32768), single, threads), growth_steps

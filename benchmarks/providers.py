@@ -89,6 +89,7 @@ PROVIDERS = {
 }
 HUGE_PAGES = "native+THP"  # native again, in a process of its own: huge_pages.py
 COPY, READ = "copy", "read"  # the limits: the logits' bytes copied, and read
+LEAST = "x.sum().backward()"  # the least step that autograd can take
 
 
 def forward_backward(loss: Loss, logits: Tensor, target: Tensor) -> Callable[[], None]:

@@ -1,16 +1,17 @@
 """Writes the table of docs/numerics.md on all floats from what exp_table printed.
 
-    python tools/exp_page.py OUTPUT...       one file of output for each machine, real or emulated
+    python -m tools.exp_page OUTPUT...       one file of output for each machine, real or emulated
 
 Knows the lines of exp_table.c, and computes nothing.
 """
 
 import datetime
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.results import ROOT, commit
+from benchmarks.table import replaced
+
 PAGE = ROOT / "docs" / "numerics.md"
 BEGIN, END = "<!-- floats: written by tools/exp_page.py -->", "<!-- end of floats -->"
 
@@ -24,33 +25,22 @@ def cells(path):
 
 
 def table(rows):
-    errors, inputs, wrong = {}, {}, 0
-    for isa, function, error, count, special in rows:
-        if (isa, function) in errors and inputs[isa] >= count:
-            continue  # portable C on the slower machine
-        errors[isa, function] = error
-        inputs[isa] = max(inputs.get(isa, 0), count)
-        wrong += special
-    functions = list(dict.fromkeys(function for _, function in errors))
+    errors = {(isa, function): error for isa, function, error, _, _ in rows}
+    inputs = {isa: max(count for other, _, _, count, _ in rows if other == isa) for isa, *_ in rows}
     yield "| | " + " | ".join(inputs) + " |"
     yield "|---|" + "---:|" * len(inputs)
-    for function in functions:
-        yield f"| {function} | " + " | ".join(errors.get((isa, function), "-") for isa in inputs) + " |"
+    for function in dict.fromkeys(function for _, function in errors):
+        yield f"| {function} | " + " | ".join(errors[isa, function] for isa in inputs) + " |"
     yield "| floats, in millions | " + " | ".join(f"{count / 1e6:.3g}" for count in inputs.values()) + " |"
-    commit = subprocess.run(
-        ("git", "rev-parse", "--short", "HEAD"), cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     yield ""
-    yield f"Wrong special values: {wrong}. {datetime.date.today()}, commit {commit}; NEON emulated by qemu."
+    yield f"Wrong special values: {sum(row[4] for row in rows)}. {datetime.date.today()}, commit {commit()}."
 
 
 def main(paths):
     rows = [row for path in paths for row in cells(Path(path))]
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not rows or not found:
-        raise SystemExit(f"no rows in {', '.join(paths)}, or no markers in {PAGE.name}")
-    PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(table(rows)) + f"\n{END}{after}")
+    if not rows:
+        raise SystemExit(f"There are no rows in {', '.join(paths)}.")
+    PAGE.write_text(replaced(PAGE.read_text(), "\n".join(table(rows)), BEGIN, END))
 
 
 if __name__ == "__main__":
