@@ -67,19 +67,39 @@ def lazily_freed(address):
     return None
 
 
-def test_the_system_may_take_a_kept_block():
+@pytest.fixture
+def lazy_freeing():
+    """Skips where the system has no MADV_FREE, or does not tell of it."""
     probe = mmap.mmap(-1, HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         probe.madvise(mmap.MADV_FREE)
     except OSError:
         pytest.skip("this system has no MADV_FREE")
+    if lazily_freed(gradient(16).data_ptr()) is None:
+        pytest.skip("this system does not tell what is freed lazily")
+    ls_loss.empty_cache()
+
+
+@pytest.mark.usefixtures("lazy_freeing")
+def test_the_system_may_take_a_kept_block():
     grad = gradient(16)
     place = grad.data_ptr()
-    if lazily_freed(place) is None:
-        pytest.skip("this system does not tell what is freed lazily")
     assert lazily_freed(place) == 0
     del grad
     assert lazily_freed(place) >= 14 * MIB  # the mapping may have been split
+
+
+@pytest.mark.usefixtures("lazy_freeing")
+def test_the_system_is_told_once_a_second():
+    """Telling it interrupts every core."""
+    begin = time.monotonic()
+    place = gradient(16).data_ptr()
+    assert gradient(16).data_ptr() == place
+    told_again = lazily_freed(place) > 0
+    assert not told_again or time.monotonic() - begin > 1
+    time.sleep(1)
+    assert gradient(16).data_ptr() == place
+    assert lazily_freed(place) >= 14 * MIB
 
 
 def test_sizes_that_vary_within_a_factor_of_two():

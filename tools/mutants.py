@@ -252,7 +252,9 @@ GLUE = [
     ("cpu.cpp", "bytes > sizeof stack", "bytes > (1 << 30)"),
     ("grad_buffer.cpp", "block && bytes <= block->bytes && ", "block && "),
     ("grad_buffer.cpp", "if (!keeping) return release(block);", ""),
-    ("grad_buffer.cpp", "madvise(data, block->bytes, MADV_FREE);", "{}"),
+    ("grad_buffer.cpp", "madvise(block->data(), block->bytes, MADV_FREE);", "{}"),
+    ("grad_buffer.cpp", "if (now < block->next_advice) return;", ""),
+    ("grad_buffer.cpp", "now + between_advices", "now + 1000 * between_advices"),
     ("grad_buffer.cpp", "            empty_cache();\n", ""),
     (
         "meta.cpp",

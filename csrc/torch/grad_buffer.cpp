@@ -7,6 +7,7 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -22,11 +23,14 @@ constexpr size_t small_unit = size_t{64} << 10;
 constexpr size_t smallest_block = size_t{256} << 10;
 // One block of this size and more is kept, and a few smaller ones, as of a model with several losses.
 constexpr size_t large_block = size_t{4} << 20;
+// MADV_FREE interrupts every core that runs the process, once for each huge page: a tenth of a step or more, in each step.
+constexpr std::chrono::seconds between_advices{1};
 
 // Lies in a page of its own before the data, so that the data's address alone leads to it: a storage whose context is its data
 // is a plain one to torch, copy-on-write included.
 struct Block {
     size_t bytes; // of data mapped
+    std::chrono::steady_clock::time_point next_advice;
 
     static const size_t page;
     char *data() { return reinterpret_cast<char *>(this) + page; }
@@ -121,7 +125,16 @@ Block *map(size_t bytes) {
     if (end > data + size) munmap(data + size, end - (data + size));
     madvise(data, size, MADV_HUGEPAGE); // an advice: a system without huge pages does without
     block->bytes = size;
+    block->next_advice = {};
     return block;
+}
+
+// The system may have the pages back when it needs them; until then they can be written without a fault.
+void offer_pages(Block *block) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now < block->next_advice) return;
+    madvise(block->data(), block->bytes, MADV_FREE);
+    block->next_advice = now + between_advices;
 }
 
 void free_data(void *data) {
@@ -129,8 +142,7 @@ void free_data(void *data) {
     Block *const block = Block::of(data);
     c10::profiledCPUMemoryReporter().Delete(data);
     if (!keeping) return release(block);
-    // The system may have the pages back when it needs them; until then they can be written without a fault.
-    if (block->bytes >= large_block) madvise(data, block->bytes, MADV_FREE);
+    if (block->bytes >= large_block) offer_pages(block);
     put(block);
 }
 
