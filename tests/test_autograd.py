@@ -182,6 +182,27 @@ def test_double_backward_in_16_bits(dtype):
     assert (ours.double() - expected).abs().max() <= 16 * unit * expected.abs().max()
 
 
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_double_backward_of_many_classes_in_16_bits(dtype, kind):
+    """The target's p of 1/32000 is lost in a gradient of 16 bits near -0.9."""
+    logits, target = cases.batch((4, 32000), dtype)
+    if kind == "probabilities":
+        target = F.one_hot(target, 32000).to(dtype)
+    direction = cases.randn(4, 32000, seed=3).to(dtype)
+
+    def product(logits, target, direction, function):
+        logits = logits.detach().requires_grad_()
+        (first,) = grad(function(logits, target, label_smoothing=0.1, reduction="sum"), logits, create_graph=True)
+        return grad(first, logits, direction)[0].double()
+
+    wide = [x.double() if x.is_floating_point() else x for x in (logits, target, direction)]
+    expected = product(*wide, F.cross_entropy)
+    # One rounding of p, of the result, and p's of what smoothing adds to an entry, which is less than p for most.
+    unit = torch.finfo(dtype).eps / 2
+    assert (product(logits, target, direction, cross_entropy) - expected).norm() <= 3 * unit * expected.norm()
+
+
 def test_rows_without_second_derivative():
     """An ignored row and a row of weight 0 have A = 0: dividing by it must not leak NaN into the double backward."""
     logits, target = double_batch(4, 3)

@@ -166,6 +166,15 @@ at::Tensor add_probability_terms(at::Tensor &gradient, const Call &call, int64_t
     return s.sum(dim, /*keepdim=*/true);
 }
 
+// p from gradients of 16 bits: the target's entry was rounded near -alpha, where a small p is lost; what the others leave of 1
+// is nearer. In the dtype of the computation it is not, for A is rounded too.
+at::Tensor with_target_from_others(const at::Tensor &p, const Call &call) {
+    const auto dim = call.options.dim;
+    const auto target = has_probabilities(call) ? call.target.argmax(dim, /*keepdim=*/true) : read_targets(call, dim).index;
+    const auto others = p.scatter(dim, target, 0.0);
+    return others.scatter(dim, target, (1.0 - others.sum(dim, /*keepdim=*/true)).clamp_min(0));
+}
+
 } // namespace
 
 at::ScalarType computation_dtype(at::ScalarType dtype) {
@@ -218,9 +227,10 @@ Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
     if (has_factor(stored.scalar_type())) gradient = gradient * factor;
     auto scaled_p = gradient;
     const auto scale = (has_probabilities(call) ? add_probability_terms : add_index_terms)(scaled_p, call, call.options.dim);
+    auto p = (scaled_p / scale).clamp_min(0);
+    if (stored.scalar_type() != gradient.scalar_type()) p = with_target_from_others(p, call);
     // Rows of scale 0 have no second derivative, whatever p is.
-    const auto p = (scaled_p / scale).masked_fill(scale.eq(0), 1.0);
-    return {p.clamp_min(0).log(), scale, gradient, scaled_p};
+    return {p.masked_fill(scale.eq(0), 1.0).log(), scale, gradient, scaled_p};
 }
 
 at::Tensor gradient(const Call &call, const Rebuilt &rebuilt, const at::Tensor &grad_output) {
