@@ -2,15 +2,19 @@
 
     python -m benchmarks.neighbours [--rounds N]
 
-Each brings threads of its own, which may spin where the other's should run. A neighbour's call is timed among its like, then
-with a loss of ls_loss between each two, then with one of native; and the loss of ls_loss among its like, then with the
-neighbour's calls between. The order of the five is drawn anew in each round; figures are medians over the rounds of a round's
-median. Times one call after another, not providers beside each other as the rest of the benchmarks do.
+Each brings threads of its own, which spin for a while after their work, where the other's should run: the second half of the
+table is of a process whose OpenMP and OpenBLAS are told not to. A call is timed with a sweep over memory between each two, for
+the other's data would take the caches too; then with the other's calls between. The order of these is drawn anew in each
+round; figures are medians over the rounds of a round's median. Times one call after another, not providers beside each other
+as the rest of the benchmarks do.
 """
 
 import argparse
+import os
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -22,6 +26,7 @@ from sklearn.cluster import KMeans
 import ls_loss
 
 CALLS = 12  # in a round
+SLEEPING = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}  # the latter is a power of two, of cycles
 
 
 def neighbours() -> dict[str, Callable[[], object]]:
@@ -44,47 +49,64 @@ def step_of(loss: Callable[..., torch.Tensor]) -> Callable[[], object]:
     return step
 
 
-def seconds(timed: Callable[[], object], between: Callable[[], object] | None) -> float:
+def sweep() -> Callable[[], object]:
+    memory = numpy.zeros(64 << 20, dtype=numpy.uint8)
+    return lambda: memory.fill(1)  # on one thread
+
+
+def seconds(timed: Callable[[], object], between: Callable[[], object]) -> float:
     """Median time of the first, in turn with the second."""
     taken = []
     for _ in range(CALLS):
-        if between:
-            between()
+        between()
         begin = time.perf_counter()
         timed()
         taken.append(time.perf_counter() - begin)
     return statistics.median(taken)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="by default 15")
-    rounds = parser.parse_args().rounds
-    ours, native = step_of(ls_loss.cross_entropy), step_of(torch.nn.functional.cross_entropy)
-    config = ls_loss.config()
-    print(f"{torch.get_num_threads()} threads, {config['isa']}; OpenMP runtimes: {len(config['openmp_runtimes'])}")
-    print()
-    print("| neighbour | its time with ls_loss between | with native between | time of ls_loss with it between |")
-    print("|---|---:|---:|---:|")
+def measure(rounds: int, waiting: str) -> None:
+    """Prints the rows of this process, whose threads wait as `waiting` says."""
+    alone, ours, native = sweep(), step_of(ls_loss.cross_entropy), step_of(torch.nn.functional.cross_entropy)
     for name, call in neighbours().items():
         cases = {
-            "alone": (call, None),
-            "ls_loss between": (call, ours),
-            "native between": (call, native),
-            "ls_loss alone": (ours, None),
-            "it between": (ours, call),
+            "call": (call, alone),
+            "call, ours": (call, ours),
+            "call, native": (call, native),
+            "ours": (ours, alone),
+            "ours, call": (ours, call),
+            "native": (native, alone),
+            "native, call": (native, call),
         }
         taken: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(rounds):
             for case in random.sample(list(cases), len(cases)):
+                time.sleep(0.1)  # until the threads of the case before have stopped spinning
                 taken[case].append(seconds(*cases[case]))
         median = {case: statistics.median(of_rounds) for case, of_rounds in taken.items()}
-        ratios = (
-            median["ls_loss between"] / median["alone"],
-            median["native between"] / median["alone"],
-            median["it between"] / median["ls_loss alone"],
-        )
-        print(f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+        ratios = [median[case] / median[case.split(",")[0]] for case in cases if "," in case]
+        print(f"| {name} | {waiting} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11, help="by default 11")
+    parser.add_argument("--waiting", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.waiting:
+        return measure(arguments.rounds, arguments.waiting)
+    config = ls_loss.config()
+    print(f"{torch.get_num_threads()} threads, {config['isa']}; OpenMP runtimes: {len(config['openmp_runtimes'])}")
+    print()
+    print(
+        "| neighbour | threads that wait | its time, ls_loss between | its time, native between | ls_loss, it between "
+        "| native, it between |"
+    )
+    print("|---|---|---:|---:|---:|---:|", flush=True)
+    for waiting, settings in {"spin": {}, "sleep": SLEEPING}.items():
+        command = [sys.executable, "-m", "benchmarks.neighbours", f"--rounds={arguments.rounds}", f"--waiting={waiting}"]
+        subprocess.run(command, env=os.environ | settings, check=True)
+    return None
 
 
 if __name__ == "__main__":
