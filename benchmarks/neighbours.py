@@ -104,7 +104,13 @@ def main() -> None:
     )
     print("|---|---|---:|---:|---:|---:|", flush=True)
     for waiting, settings in {"spin": {}, "sleep": SLEEPING}.items():
-        command = [sys.executable, "-m", "benchmarks.neighbours", f"--rounds={arguments.rounds}", f"--waiting={waiting}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.neighbours",
+            f"--rounds={arguments.rounds}",
+            f"--waiting={waiting}",
+        ]
         subprocess.run(command, env=os.environ | settings, check=True)
     return None
 

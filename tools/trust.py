@@ -58,9 +58,9 @@ PARTS = {
     "neighbours": (
         "Beside numpy, scipy and scikit-learn",
         "Calls of theirs in turn with losses, in one process: the median time of the one, in times of that with a sweep over "
-        "memory in place of the other. Threads of OpenMP and OpenBLAS spin for some milliseconds after their work, on cores that "
-        "the other's threads want: that is what the first half of the table shows, of native as of ls_loss. Told to sleep, neither "
-        "is in the other's way; how: [threads and processes](how-to/threads-and-processes.md).",
+        "memory in place of the other. Threads of OpenMP and OpenBLAS spin for some milliseconds after their work, on cores "
+        "that the other's threads want: that is what the first half of the table shows, of native as of ls_loss. Told to "
+        "sleep, neither is in the other's way; how: [threads and processes](how-to/threads-and-processes.md).",
         "python -m benchmarks.neighbours",
         r"^\||threads",
     ),
