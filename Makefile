@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-huge test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
+.PHONY: analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-isa test-huge test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,11 @@ test-python: $(BUILT) ops-library ## the Python tests and the examples in the do
 
 test-long: $(BUILT) ## what `make test` leaves out for its time: torch's own test data, the examples; some minutes
 	python -m pytest $(LONG_TESTS)
+
+test-isa: $(BUILT) ops-library ## the Python tests once more with each lower instruction set that this machine has; nine minutes each
+	@for isa in $$(python -c 'import ls_loss; facts = ls_loss.config(); print(*set(facts["isa_available"]) - {facts["isa"]})'); do \
+	    echo "== LS_LOSS_ISA=$$isa"; LS_LOSS_ISA=$$isa $(MAKE) --no-print-directory test-python || exit 1; \
+	done
 
 test-compile: $(BUILT) ops-library ## what Inductor compiles: every mode, dynamic sizes, AOTInductor packages; some minutes
 	python -m pytest --junitxml=build/reports/compile.xml tests/compile

@@ -67,6 +67,8 @@ GLUE_TESTS = {
     "autocast.cpp": ["vmap_kernel", "transform_levels", "autocast"],
     "routing.cpp": ["routing", "transforms", "transform_levels", "errors", "dispatch"],
     "cpu.cpp": ["routing", "forward", "errors", "registration", "backward", "grad_output"],
+    "kernel_terms.cpp": ["errors", "registration"],
+    "smooth_labels.cpp": ["registration", "transforms", "bad_inputs_ours", "errors", "seeds"],
     "grad_buffer.cpp": ["grad_buffer", "faults"],
     "meta.cpp": ["registration", "routing", "compile_basic"],
 }

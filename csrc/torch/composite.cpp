@@ -1,7 +1,6 @@
 // See composite.h. Masks are masked_fill, not where: it makes no tensor of its constant, which would be a plain one beside
 // subclasses.
 #include "composite.h"
-#include "cpu.h"
 #include "routing.h"
 
 #include <ATen/TensorOperators.h>
@@ -13,9 +12,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
-#include <c10/core/DefaultDtype.h>
 #include <c10/core/GradMode.h>
-#include <torch/library.h>
 
 #include <cmath>
 
@@ -273,33 +270,4 @@ at::Tensor tangent(const Call &call, const at::Tensor &factor, const at::Tensor 
     return probabilities ? of_rows : of_rows.view_symint(call.target.sym_sizes());
 }
 
-at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
-                         std::optional<at::ScalarType> dtype) {
-    check_smooth_labels(target, num_classes, epsilon, prior, dtype);
-    require_distribution(prior);
-    const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
-    const at::TensorOptions options = at::kDouble; // rounded once, as by the kernel; of the target's device
-    const auto s = defined(prior) ? prior->detach().to(at::kDouble) * epsilon
-                                  : target.new_full_symint({num_classes}, uniform(epsilon, num_classes), options);
-    c10::SymDimVector sizes(target.sym_sizes());
-    sizes.push_back(num_classes);
-    const auto index = target.to(at::kLong).unsqueeze(-1);
-    return s.expand_symint(sizes).scatter_add(-1, index, at::full_like(index, 1.0 - epsilon, options)).to(result_dtype);
-}
-
 } // namespace ls_loss::composite
-
-TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) {
-    m.impl("smooth_labels", torch::CppFunction::makeFallthrough()); // labels carry no gradient
-}
-
-TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) { m.impl("smooth_labels", ls_loss::composite::smooth_labels); }
-
-TORCH_LIBRARY_IMPL(ls_loss, CompositeImplicitAutograd, m) { m.impl("_aten_smooth_labels", ls_loss::composite::smooth_labels); }
-
-TORCH_LIBRARY_IMPL(ls_loss, Python, m) { m.impl("_aten_smooth_labels", ls_loss::composite::smooth_labels); }
-
-TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatchedDecomposition, m) {
-    m.impl("smooth_labels", ls_loss::composite::smooth_labels);
-    m.impl("_aten_smooth_labels", ls_loss::composite::smooth_labels);
-}

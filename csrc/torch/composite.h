@@ -49,7 +49,4 @@ at::Tensor scaled(const Call &call, const at::Tensor &grad_output, const at::Ten
 // The derivative of the loss in the direction of the logits' tangent.
 at::Tensor tangent(const Call &call, const at::Tensor &factor, const at::Tensor &of_logits);
 
-at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
-                         std::optional<at::ScalarType> dtype);
-
 } // namespace ls_loss::composite

@@ -1,17 +1,14 @@
 // The ops below autograd on the CPU: checks, memory and layout, an ls_problem for the kernels, their status as an exception.
 // Does no arithmetic on data.
-#include "cpu.h"
 #include "environment.h"
 #include "grad_buffer.h"
+#include "kernel_terms.h"
 #include "routing.h"
-
-#include "ls_kernels.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Reduction.h>
 #include <c10/core/CPUAllocator.h>
-#include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
 
 #include <string_view>
@@ -23,55 +20,6 @@ static_assert(int{LS_NONE} == int{at::Reduction::None} && int{LS_MEAN} == int{at
               int{LS_SUM} == int{at::Reduction::Sum});
 static_assert(std::string_view(conventions[LS_TORCH].name) == "torch" &&
               std::string_view(conventions[LS_FASTAI].name) == "fastai" && std::size(conventions) == LS_FASTAI + 1);
-
-ls_dtype kernel_dtype(at::ScalarType dtype) {
-    switch (dtype) {
-    case at::kFloat:
-        return LS_F32;
-    case at::kDouble:
-        return LS_F64;
-    case at::kBFloat16:
-        return LS_BF16;
-    case at::kHalf:
-        return LS_F16;
-    default:
-        TORCH_CHECK(false, "the kernels do not serve ", dtype);
-    }
-}
-
-ls_target_kind kernel_target_kind(at::ScalarType dtype) {
-    switch (dtype) {
-    case at::kChar:
-        return LS_INT8;
-    case at::kShort:
-        return LS_INT16;
-    case at::kInt:
-        return LS_INT32;
-    case at::kLong:
-        return LS_INT64;
-    case at::kByte:
-        return LS_UINT8;
-    case at::kUInt16:
-        return LS_UINT16;
-    case at::kUInt32:
-        return LS_UINT32;
-    case at::kUInt64:
-        return LS_UINT64;
-    default:
-        TORCH_CHECK(false, "the kernels do not serve targets of ", dtype);
-    }
-}
-
-void raise_for(ls_status status, const ls_error &error, ls_target_kind target_kind) {
-    if (status == LS_OK) return;
-    if (status == LS_TARGET_OUT_OF_RANGE) {
-        TORCH_CHECK_INDEX(target_kind != LS_UINT64, "Target ", static_cast<uint64_t>(error.target), " is out of bounds.");
-        TORCH_CHECK_INDEX(false, "Target ", error.target, " is out of bounds.");
-    }
-    TORCH_CHECK_VALUE(status != LS_PRIOR_ENTRY, "prior must be finite and not negative, got ", error.value, " for class ",
-                      error.position);
-    TORCH_CHECK_VALUE(false, "prior must have a sum of 1 (to 0.01), got ", error.value);
-}
 
 // Adjacent dimensions as one; absent if their strides do not allow it.
 struct Folded {
@@ -235,36 +183,7 @@ void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &fa
     if (ls_scale(&scaling)) grad.unsafeGetTensorImpl()->bump_version();
 }
 
-at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
-                         std::optional<at::ScalarType> dtype) {
-    check_smooth_labels(target, num_classes, epsilon, prior, dtype);
-    apply_environment();
-    const auto labels = target.contiguous();
-    const auto kind = kernel_target_kind(labels.scalar_type());
-    const auto contiguous_prior = defined(prior) ? prior->contiguous() : at::Tensor();
-    at::DimVector sizes(target.sizes());
-    sizes.push_back(num_classes.expect_int());
-    const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
-    at::Tensor distribution = at::detail::empty_cpu(sizes, result_dtype);
-    ls_error error{};
-    const auto status = ls_smooth_labels(labels.const_data_ptr(), kind, labels.numel(), sizes.back(), epsilon,
-                                         defined(prior) ? contiguous_prior.const_data_ptr() : nullptr,
-                                         defined(prior) ? kernel_dtype(contiguous_prior.scalar_type()) : LS_F32,
-                                         distribution.mutable_data_ptr(), kernel_dtype(result_dtype), &error);
-    raise_for(status, error, kind);
-    return distribution;
-}
-
 } // namespace
-
-void require_distribution(const OptionalTensor &prior) {
-    if (!defined(prior)) return;
-    const auto keys = prior->key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView - c10::autocast_dispatch_keyset;
-    // Smoothing no labels checks the prior alone.
-    if (keys == c10::DispatchKeySet(c10::DispatchKey::CPU) && is_kernel_dtype(prior->scalar_type()))
-        smooth_labels(at::detail::empty_cpu({0}, at::kLong), prior->size(0), 0.0, prior, at::kFloat);
-}
-
 } // namespace ls_loss
 
 TORCH_LIBRARY_IMPL(ls_loss, CPU, m) {
@@ -272,5 +191,4 @@ TORCH_LIBRARY_IMPL(ls_loss, CPU, m) {
     m.impl("_loss", from_inner_arguments<ls_loss::loss>);
     m.impl("_loss_grad", from_inner_arguments<ls_loss::loss_grad>);
     m.impl("_scale_", ls_loss::scale_);
-    m.impl("smooth_labels", ls_loss::smooth_labels);
 }

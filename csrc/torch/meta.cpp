@@ -3,7 +3,6 @@
 
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
 
 namespace ls_loss {
@@ -27,14 +26,6 @@ LossAndGradient loss_grad(const Call &call) {
 
 void scale_(at::Tensor, const at::Tensor &, const at::Tensor &, const OptionalTensor &, c10::SymInt, int64_t) {}
 
-at::Tensor smooth_labels(const at::Tensor &target, c10::SymInt num_classes, double epsilon, const OptionalTensor &prior,
-                         std::optional<at::ScalarType> dtype) {
-    check_smooth_labels(target, num_classes, epsilon, prior, dtype);
-    c10::SymDimVector sizes(target.sym_sizes());
-    sizes.push_back(std::move(num_classes));
-    return at::empty_symint(sizes, target.options().dtype(dtype.value_or(c10::get_default_dtype_as_scalartype())));
-}
-
 } // namespace
 } // namespace ls_loss
 
@@ -43,5 +34,4 @@ TORCH_LIBRARY_IMPL(ls_loss, Meta, m) {
     m.impl("_loss", from_inner_arguments<ls_loss::loss>);
     m.impl("_loss_grad", from_inner_arguments<ls_loss::loss_grad>);
     m.impl("_scale_", ls_loss::scale_);
-    m.impl("smooth_labels", ls_loss::smooth_labels);
 }

@@ -1,4 +1,4 @@
-// What the kernels can tell of data, for callers that compute without them.
+// What the kernels tell of a prior's data, for callers that compute without them.
 #pragma once
 
 #include "call.h"
