@@ -68,7 +68,7 @@ GLUE_TESTS = {
     "routing.cpp": ["routing", "transforms", "transform_levels", "errors", "dispatch"],
     "cpu.cpp": ["routing", "forward", "errors", "registration", "backward", "grad_output"],
     "kernel_terms.cpp": ["errors", "registration"],
-    "smooth_labels.cpp": ["registration", "transforms", "bad_inputs_ours", "errors", "seeds"],
+    "smooth_labels.cpp": ["routing", "dispatch", "registration", "transforms", "errors"],
     "grad_buffer.cpp": ["grad_buffer", "faults"],
     "meta.cpp": ["registration", "routing", "compile_basic"],
 }
