@@ -198,9 +198,28 @@ def test_double_backward_of_many_classes_in_16_bits(dtype, kind):
 
     wide = [x.double() if x.is_floating_point() else x for x in (logits, target, direction)]
     expected = product(*wide, F.cross_entropy)
-    # One rounding of p, of the result, and p's of what smoothing adds to an entry, which is less than p for most.
+    # One rounding of p, of the result, and that of what smoothing adds, less than p where it counts.
     unit = torch.finfo(dtype).eps / 2
     assert (product(logits, target, direction, cross_entropy) - expected).norm() <= 3 * unit * expected.norm()
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_double_backward_in_16_bits_beside_a_wrong_class_that_leads(smoothing):
+    """The leading p near 1 is as coarse as the target's: what the others leave of 1 is its error."""
+    logits = cases.randn(64, 10, seed=1).bfloat16()
+    logits[:, 5] += 12
+    target = torch.full((64,), 2)
+    direction = cases.randn(64, 10, seed=2).bfloat16()
+
+    def product(logits, function):
+        logits = logits.detach().requires_grad_()
+        (first,) = grad(function(logits, target, label_smoothing=smoothing, reduction="sum"), logits, create_graph=True)
+        return grad(first, logits, direction.to(logits.dtype))[0].double()
+
+    expected = product(logits.double(), F.cross_entropy)
+    # Digits there are none: the leading p has an error of 2^-9, and all others are 1e-4. What must not come in their place is
+    # that error as the target's p, some twenty times the product.
+    assert (product(logits, cross_entropy) - expected).norm() <= 2 * expected.norm()
 
 
 def test_rows_without_second_derivative():

@@ -163,13 +163,15 @@ at::Tensor add_probability_terms(at::Tensor &gradient, const Call &call, int64_t
     return s.sum(dim, /*keepdim=*/true);
 }
 
-// p from gradients of 16 bits: the target's entry was rounded near -alpha, where a small p is lost; what the others leave of 1
-// is nearer. In the dtype of the computation it is not, for A is rounded too.
-at::Tensor with_target_from_others(const at::Tensor &p, const Call &call) {
-    const auto dim = call.options.dim;
-    const auto target = has_probabilities(call) ? call.target.argmax(dim, /*keepdim=*/true) : read_targets(call, dim).index;
-    const auto others = p.scatter(dim, target, 0.0);
-    return others.scatter(dim, target, (1.0 - others.sum(dim, /*keepdim=*/true)).clamp_min(0));
+// p from gradients of 16 bits: the entry that the target's terms are largest in was rounded near -alpha, where a small p is lost.
+// What the others leave of 1 is nearer if their entries are all much smaller, and so were rounded more finely.
+at::Tensor with_target_from_others(const at::Tensor &p, const at::Tensor &gradient, const at::Tensor &terms, int64_t dim) {
+    const auto target = terms.argmax(dim, /*keepdim=*/true);
+    const auto sizes = gradient.abs();
+    const auto others = sizes.scatter(dim, target, 0.0).amax(dim, /*keepdim=*/true);
+    const auto missing = 1.0 - p.sum(dim, /*keepdim=*/true);
+    const auto correction = missing.masked_fill(others.gt(sizes.gather(dim, target) * 0.25), 0.0);
+    return p.scatter_add(dim, target, correction).clamp_min(0);
 }
 
 } // namespace
@@ -225,7 +227,8 @@ Rebuilt rebuild(const Call &call, const at::Tensor &factor) {
     auto scaled_p = gradient;
     const auto scale = (has_probabilities(call) ? add_probability_terms : add_index_terms)(scaled_p, call, call.options.dim);
     auto p = (scaled_p / scale).clamp_min(0);
-    if (stored.scalar_type() != gradient.scalar_type()) p = with_target_from_others(p, call);
+    if (stored.scalar_type() != gradient.scalar_type())
+        p = with_target_from_others(p, gradient, scaled_p - gradient, call.options.dim);
     // Rows of scale 0 have no second derivative, whatever p is.
     return {p.masked_fill(scale.eq(0), 1.0).log(), scale, gradient, scaled_p};
 }
