@@ -67,15 +67,15 @@ def seconds(timed: Callable[[], object], between: Callable[[], object]) -> float
 
 def measure(rounds: int, waiting: str) -> None:
     """Prints the rows of this process, whose threads wait as `waiting` says."""
-    alone, ours, native = sweep(), step_of(ls_loss.cross_entropy), step_of(torch.nn.functional.cross_entropy)
+    clearing, ours, native = sweep(), step_of(ls_loss.cross_entropy), step_of(torch.nn.functional.cross_entropy)
     for name, call in neighbours().items():
         cases = {
-            "call": (call, alone),
+            "call": (call, clearing),
             "call, ours": (call, ours),
             "call, native": (call, native),
-            "ours": (ours, alone),
+            "ours": (ours, clearing),
             "ours, call": (ours, call),
-            "native": (native, alone),
+            "native": (native, clearing),
             "native, call": (native, call),
         }
         taken: dict[str, list[float]] = {case: [] for case in cases}
@@ -85,7 +85,10 @@ def measure(rounds: int, waiting: str) -> None:
                 taken[case].append(seconds(*cases[case]))
         median = {case: statistics.median(of_rounds) for case, of_rounds in taken.items()}
         ratios = [median[case] / median[case.split(",")[0]] for case in cases if "," in case]
-        print(f"| {name} | {waiting} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+        alone_ms = " / ".join(f"{1000 * median[case]:.2f}" for case in ("call", "ours", "native"))
+        print(
+            f"| {name} | {waiting} | {alone_ms} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True
+        )
 
 
 def main() -> None:
@@ -99,10 +102,12 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {config['isa']}; OpenMP runtimes: {len(config['openmp_runtimes'])}")
     print()
     print(
-        "| neighbour | threads that wait | its time, ls_loss between | its time, native between | ls_loss, it between "
+        "| neighbour | threads that wait | alone, ms: it / ls_loss / native "
+        "| its time, ls_loss between | its time, native between | ls_loss, it between "
         "| native, it between |"
     )
-    print("|---|---|---:|---:|---:|---:|", flush=True)
+    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
+    unset = {name: value for name, value in os.environ.items() if name not in SLEEPING}
     for waiting, settings in {"spin": {}, "sleep": SLEEPING}.items():
         command = [
             sys.executable,
@@ -111,7 +116,7 @@ def main() -> None:
             f"--rounds={arguments.rounds}",
             f"--waiting={waiting}",
         ]
-        subprocess.run(command, env=os.environ | settings, check=True)
+        subprocess.run(command, env=unset | settings, check=True)
     return None
 
 

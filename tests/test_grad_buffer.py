@@ -94,9 +94,10 @@ def test_the_system_is_told_once_a_second():
     """Telling it interrupts every core."""
     begin = time.monotonic()
     place = gradient(16).data_ptr()
-    assert gradient(16).data_ptr() == place
-    told_again = lazily_freed(place) > 0
-    assert not told_again or time.monotonic() - begin > 1
+    while time.monotonic() - begin < 0.5:
+        assert gradient(16).data_ptr() == place
+        told_again = lazily_freed(place) > 0
+        assert not told_again or time.monotonic() - begin > 1
     time.sleep(1)
     assert gradient(16).data_ptr() == place
     assert lazily_freed(place) >= 14 * MIB

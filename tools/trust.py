@@ -60,7 +60,7 @@ PARTS = {
         "Calls of theirs in turn with losses, in one process: the median time of the one, in times of that with a sweep over "
         "memory in place of the other. Threads of OpenMP and OpenBLAS spin for some milliseconds after their work, on cores "
         "that the other's threads want: that is what the first half of the table shows, of native as of ls_loss. Told to "
-        "sleep, neither is in the other's way; how: [threads and processes](how-to/threads-and-processes.md).",
+        "sleep, they are hardly in each other's way; how: [threads and processes](how-to/threads-and-processes.md).",
         "python -m benchmarks.neighbours",
         r"^\||threads",
     ),
@@ -81,7 +81,7 @@ PARTS = {
     "kernels": (
         "The C tests",
         "Every instruction set against a reference in long double, between guard pages; once more with gcc's ASan and UBSan. "
-        "The figures are the largest errors of all, each with the problem that has it.",
+        "The figures are the largest errors of all, each with the beginning of the problem that has it.",
         "make test-kernels",
         r"^threading openmp|^  .*(ULP|unit)\)|rounded once|mismatches",
     ),
@@ -173,6 +173,8 @@ def run_part(name):
     found = largest(line.rstrip() for line in log.read_text(errors="replace").splitlines() if re.search(figures, line))
     if len(found) > LINES:
         found = [*found[: LINES - 1], f"... and {len(found) - LINES + 1} more lines"]
+    if status != 0:
+        found += log.read_text(errors="replace").splitlines()[-5:]  # how it ended
     shown = "\n".join(line.replace(str(ROOT), ".")[:WIDTH] for line in found) or "no figures"
     text = f"## {title}\n\n{what}\n\n`{command}`: {verdict} in {took}; {stated}.\n\n```text\n{shown}\n```\n"
     new = PARTS_DONE / f"{name}.md.{os.getpid()}"

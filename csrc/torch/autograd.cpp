@@ -1,7 +1,7 @@
 // The differentiable op: its Function, and where a call goes. Knows the routes and who owns a gradient; no formula.
 #include "autograd.h"
 #include "composite.h"
-#include "smooth_labels.h"
+#include "prior.h"
 #include "routing.h"
 #include "transforms.h"
 

@@ -1,5 +1,5 @@
 // The loss and its gradient as differentiable ATen calls, on any device, under any transform: for what the kernel does not
-// serve, and for derivatives beyond the first. The one file of the glue with the formula; docs/design.md states it. No branch
+// serve, and for derivatives beyond the first. The one file of the glue with the loss's formula; docs/design.md states it. No branch
 // on data, no shape that depends on data.
 #pragma once
 

@@ -5,6 +5,8 @@
 #include "kernel_terms.h"
 #include "routing.h"
 
+#include "ls_kernels.h"
+
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Reduction.h>

@@ -23,7 +23,8 @@ constexpr size_t small_unit = size_t{64} << 10;
 constexpr size_t smallest_block = size_t{256} << 10;
 // One block of this size and more is kept, and a few smaller ones, as of a model with several losses.
 constexpr size_t large_block = size_t{4} << 20;
-// MADV_FREE interrupts every core that runs the process, once for each huge page: a tenth of a step or more, in each step.
+// Of a block. MADV_FREE interrupts every core that runs the process, once for each huge page: up to a quarter of a step of two
+// threads, were it given in each.
 constexpr std::chrono::seconds between_advices{1};
 
 // Lies in a page of its own before the data, so that the data's address alone leads to it: a storage whose context is its data

@@ -1,4 +1,4 @@
-// Torch's dtypes in the kernels' terms, and their status as torch's exceptions.
+// Torch's dtypes in the kernels' terms, and their status as torch's exceptions. For the files that call kernels; knows no tensors.
 #pragma once
 
 #include "ls_kernels.h"

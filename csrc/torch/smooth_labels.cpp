@@ -1,8 +1,11 @@
-// The op smooth_labels, the targets as distributions: by the kernels, by ATen's operators, and without data. Carries no gradient.
-#include "smooth_labels.h"
+// The op smooth_labels, the targets as distributions: by the kernels, by ATen's operators, and without data; and the check of a
+// prior, which is that op for no labels. Carries no gradient; knows no loss.
 #include "environment.h"
 #include "kernel_terms.h"
+#include "prior.h"
 #include "routing.h"
+
+#include "ls_kernels.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/TensorOperators.h>
@@ -10,6 +13,8 @@
 #include <ATen/ops/full_like.h>
 #include <c10/core/DefaultDtype.h>
 #include <torch/library.h>
+
+#include <utility>
 
 namespace ls_loss {
 namespace {
