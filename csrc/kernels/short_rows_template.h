@@ -68,16 +68,10 @@ LS_INLINE void X(unpack)(S(elem) * x, int64_t count, int64_t num_classes, const 
 #endif
 }
 
-/* Asks for the next group's logits, where rows are adjacent, and for the place of this group's gradient: between groups the
- * hardware forgets what it was reading ahead. */
-LS_INLINE void X(read_ahead)(const ls_problem *problem, int64_t row, int64_t end) {
-    const int64_t num_classes = problem->num_classes, line = 64 / (int64_t)sizeof(S(elem));
-    const int64_t next = row + LS_PACK < end ? row + LS_PACK : end, after = next + LS_PACK < end ? next + LS_PACK : end;
-    const S(elem) *logits = (const S(elem) *)problem->logits, *grad = (const S(elem) *)problem->grad_logits;
-    if (problem->logits_stride[0] == num_classes)
-        for (int64_t i = next * num_classes; i < after * num_classes; i += line) __builtin_prefetch(logits + i);
-    if (grad)
-        for (int64_t i = row * num_classes; i < next * num_classes; i += line) __builtin_prefetch(grad + i, 1);
+/* From `at` on, as much as a tile of LS_PACK rows has: all of it where rows are adjacent. */
+LS_INLINE T(ahead) X(whole_rows)(const S(elem) * at) {
+    const int64_t element = sizeof(S(elem));
+    return (T(ahead)){(const char *)at, LS_PACK * element, element};
 }
 
 /* Scratch: that of ls_tile_bytes(LS_PACK, ...), then packed logits, probabilities and exps, then rows of the
@@ -85,27 +79,30 @@ LS_INLINE void X(read_ahead)(const ls_problem *problem, int64_t row, int64_t end
 static LS_TARGET void X(short_rows)(const ls_plan *plan, int64_t begin, int64_t end, void *scratch, ls_sum *sum) {
     const ls_problem *problem = plan->problem;
     const int64_t num_classes = problem->num_classes, size = num_classes * LS_PACK;
+    const int64_t x_stride = problem->logits_stride[0], q_stride = problem->target_stride[0];
     V(real) *packed = (V(real) *)(void *)((char *)scratch + ls_tile_bytes(LS_PACK, num_classes, sizeof(V(real))));
     V(real) *packed_q = packed + size, *packed_exps = packed_q + size, *flat = packed_exps + size;
     for (int64_t row = begin; row < end; row += LS_PACK) {
-        const int64_t count = end - row < LS_PACK ? end - row : LS_PACK;
+        const int64_t count = end - row < LS_PACK ? end - row : LS_PACK, next = row + LS_PACK < end ? LS_PACK : 0;
         T(tile) tile = {.first_row = row, .positions = count, .x = packed, .x_stride = LS_PACK};
-        X(pack)((const S(elem) *)problem->logits + row * problem->logits_stride[0], problem->logits_stride[0], count,
-                num_classes, packed, flat);
+        const S(elem) *x = (const S(elem) *)problem->logits + row * x_stride;
+        X(pack)(x, x_stride, count, num_classes, packed, flat);
+        tile.x_ahead = X(whole_rows)(x + next * x_stride);
         if (plan->smoothing == LS_DENSE) {
-            X(pack)((const S(elem) *)problem->target + row * problem->target_stride[0], problem->target_stride[0], count,
-                    num_classes, packed_q, flat);
+            const S(elem) *q = (const S(elem) *)problem->target + row * q_stride;
+            X(pack)(q, q_stride, count, num_classes, packed_q, flat);
             tile.q = packed_q;
             tile.q_stride = LS_PACK;
+            tile.q_ahead = X(whole_rows)(q + next * q_stride);
         }
-        X(read_ahead)(problem, row, end);
-        if (problem->grad_logits) {
+        S(elem) *grad = problem->grad_logits ? (S(elem) *)problem->grad_logits + row * num_classes : NULL;
+        if (grad) {
             tile.exps = tile.grad = packed_exps;
             tile.exps_stride = tile.grad_stride = LS_PACK;
+            tile.grad_ahead = X(whole_rows)(grad);
         }
         T(do_tile)(plan, &tile, scratch, sum);
-        if (problem->grad_logits)
-            X(unpack)((S(elem) *)problem->grad_logits + row * num_classes, count, num_classes, packed_exps, flat);
+        if (grad) X(unpack)(grad, count, num_classes, packed_exps, flat);
     }
 }
 
