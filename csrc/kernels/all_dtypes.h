@@ -8,6 +8,7 @@
 
 #include "exp_log.h"
 #include "frame.h"
+#include "prefetch.h"
 #include "row_lanes.h"
 #include "row_formula.h"
 

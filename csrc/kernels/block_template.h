@@ -54,8 +54,8 @@ LS_INLINE void X(sweep_group)(X(part) part, int first, int64_t i, int64_t n, int
         int64_t left = n - i;
         V(mask) in = V(lanes_below)(left);
         V(mask) counts = whole ? in : V(both)(in, V(lanes_but)(target - i));
-        /* Floats between logits and gradient are a third stream, beside which the hardware looks less far ahead. Where there
-         * are two it does so better than this would. */
+        /* Floats between logits and gradient are a third stream, beside which the hardware reads less far ahead; where there
+         * are two it does so better than this would. The gradient is for the scaling sweep. */
         if (keep && whole && sizeof(S(elem)) != sizeof(V(real))) {
             __builtin_prefetch(part.x + i + LS_BLOCK, 0, 2);
             __builtin_prefetch(part.grad + i, 1);

@@ -160,10 +160,10 @@ LS_INLINE void X(do_tile)(const ls_plan *plan, X(tile) * tile, void *scratch, ls
     if (tile->exps) X(scale_tile)(plan, tile, &work, version);
 }
 
-/* The next group of classes, whose lines are too far from this one's for the hardware to look there. */
-LS_INLINE X(ahead) X(next_group)(const void *from, int64_t stride, size_t bytes) {
-    const int64_t element = (int64_t)bytes, class_bytes = stride * element;
-    return (X(ahead)){(const char *)from + PLANE_GROUP * class_bytes, class_bytes, element};
+/* The same positions of the next group of classes: too far away for the hardware to look there. */
+LS_INLINE ls_prefetch X(next_classes)(const S(elem) * from, int64_t stride) {
+    const int64_t element = sizeof(S(elem));
+    return (ls_prefetch){(const char *)(from + PLANE_GROUP * stride), stride * element, element};
 }
 
 /* Rows [begin, end) of one plane. Scratch: that of ls_tile_bytes(), then exps where the gradient cannot hold them. */
@@ -173,21 +173,21 @@ static LS_TARGET void X(planes)(const ls_plan *plan, int64_t begin, int64_t end,
     X(tile) tile = {.first_row = begin, .positions = end - begin};
     tile.x = (const S(elem) *)problem->logits + outer * problem->logits_stride[0] + position * problem->logits_stride[2];
     tile.x_stride = problem->logits_stride[1];
-    tile.x_ahead = X(next_group)(tile.x, tile.x_stride, sizeof(S(elem)));
+    tile.prefetch_x = X(next_classes)(tile.x, tile.x_stride);
     if (plan->smoothing == LS_DENSE) {
         tile.q = (const S(elem) *)problem->target + outer * problem->target_stride[0] + position * problem->target_stride[2];
         tile.q_stride = problem->target_stride[1];
-        tile.q_ahead = X(next_group)(tile.q, tile.q_stride, sizeof(S(elem)));
+        tile.prefetch_q = X(next_classes)(tile.q, tile.q_stride);
     }
     if (problem->grad_logits) {
         tile.grad = (S(elem) *)problem->grad_logits + outer * problem->num_classes * problem->inner + position;
         tile.grad_stride = problem->inner;
+        tile.prefetch_grad = X(next_classes)(tile.grad, tile.grad_stride);
         tile.exps =
             sizeof(S(elem)) == sizeof(V(real))
                 ? (V(real) *)(void *)tile.grad
                 : (V(real) *)(void *)((char *)scratch + ls_tile_bytes(tile.positions, problem->num_classes, sizeof(V(real))));
         tile.exps_stride = sizeof(S(elem)) == sizeof(V(real)) ? problem->inner : tile.positions;
-        tile.grad_ahead = X(next_group)(tile.exps, tile.exps_stride, sizeof(V(real)));
     }
     X(do_tile)(plan, &tile, scratch, sum);
 }

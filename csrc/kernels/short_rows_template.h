@@ -68,10 +68,12 @@ LS_INLINE void X(unpack)(S(elem) * x, int64_t count, int64_t num_classes, const 
 #endif
 }
 
-/* From `at` on, as much as a tile of LS_PACK rows has: all of it where rows are adjacent. */
-LS_INLINE T(ahead) X(whole_rows)(const S(elem) * at) {
+/* `count` adjacent rows, in whose place rows of another stride ask for `idle` again and again, which is in cache. */
+LS_INLINE ls_prefetch X(prefetch_rows)(const S(elem) * at, int64_t stride, int64_t count, int64_t num_classes,
+                                       const V(real) * idle) {
     const int64_t element = sizeof(S(elem));
-    return (T(ahead)){(const char *)at, LS_PACK * element, element};
+    return stride == num_classes ? (ls_prefetch){(const char *)at, count * element, element}
+                                 : (ls_prefetch){(const char *)idle, 0, 0};
 }
 
 /* Scratch: that of ls_tile_bytes(LS_PACK, ...), then packed logits, probabilities and exps, then rows of the
@@ -83,23 +85,23 @@ static LS_TARGET void X(short_rows)(const ls_plan *plan, int64_t begin, int64_t 
     V(real) *packed = (V(real) *)(void *)((char *)scratch + ls_tile_bytes(LS_PACK, num_classes, sizeof(V(real))));
     V(real) *packed_q = packed + size, *packed_exps = packed_q + size, *flat = packed_exps + size;
     for (int64_t row = begin; row < end; row += LS_PACK) {
-        const int64_t count = end - row < LS_PACK ? end - row : LS_PACK, next = row + LS_PACK < end ? LS_PACK : 0;
+        const int64_t count = end - row < LS_PACK ? end - row : LS_PACK, next = row + LS_PACK < problem->outer ? LS_PACK : 0;
         T(tile) tile = {.first_row = row, .positions = count, .x = packed, .x_stride = LS_PACK};
         const S(elem) *x = (const S(elem) *)problem->logits + row * x_stride;
         X(pack)(x, x_stride, count, num_classes, packed, flat);
-        tile.x_ahead = X(whole_rows)(x + next * x_stride);
+        tile.prefetch_x = X(prefetch_rows)(x + next * x_stride, x_stride, count, num_classes, packed);
         if (plan->smoothing == LS_DENSE) {
             const S(elem) *q = (const S(elem) *)problem->target + row * q_stride;
             X(pack)(q, q_stride, count, num_classes, packed_q, flat);
             tile.q = packed_q;
             tile.q_stride = LS_PACK;
-            tile.q_ahead = X(whole_rows)(q + next * q_stride);
+            tile.prefetch_q = X(prefetch_rows)(q + next * q_stride, q_stride, count, num_classes, packed);
         }
         S(elem) *grad = problem->grad_logits ? (S(elem) *)problem->grad_logits + row * num_classes : NULL;
         if (grad) {
             tile.exps = tile.grad = packed_exps;
             tile.exps_stride = tile.grad_stride = LS_PACK;
-            tile.grad_ahead = X(whole_rows)(grad);
+            tile.prefetch_grad = X(prefetch_rows)(grad, num_classes, count, num_classes, packed);
         }
         T(do_tile)(plan, &tile, scratch, sum);
         if (grad) X(unpack)(grad, count, num_classes, packed_exps, flat);

@@ -11,17 +11,6 @@
 #define PLANE_GUESS 8    /* classes looked at for the first reference */
 #define DEAD_POSITION -2 /* in place of the target of a row that is ignored altogether */
 
-/* What memory is asked for, with each vector of a class that is swept: what is swept or written later. Asked for in one burst,
- * a packed group of rows is more lines than a core waits for beside its work: that took a third longer at 21 classes. */
-typedef struct {
-    const char *at;
-    int64_t class_bytes, position_bytes;
-} X(ahead);
-
-LS_INLINE const char *X(ahead_at)(const X(ahead) * ahead, int64_t c, int64_t i) {
-    return ahead->at + c * ahead->class_bytes + i * ahead->position_bytes;
-}
-
 /* A tile's inputs and outputs. Strides are from class to class; positions are adjacent. */
 typedef struct {
     int64_t first_row, positions;
@@ -30,7 +19,7 @@ typedef struct {
     V(real) * exps;    /* NULL: loss only */
     S(elem) * grad;
     int64_t x_stride, q_stride, exps_stride, grad_stride;
-    X(ahead) x_ahead, q_ahead, grad_ahead;
+    ls_prefetch prefetch_x, prefetch_q, prefetch_grad;
 } X(tile);
 
 /* A tile's working memory: one entry per position, padded to whole vectors. */
@@ -108,6 +97,7 @@ typedef struct {
     V(vec) shift, magic, low, ref;
     V(vec) max;
     X(fours) sum, dot, s_sum;
+    const char *next_x, *next_q, *next_grad; /* requests, see prefetch.h */
 } X(lanes);
 
 /* One vector of positions: class number k of a group, c of all, has its exps stored, and is added. */
@@ -118,9 +108,13 @@ LS_INLINE void X(sweep_class)(const ls_plan *plan, const X(tile) * tile, const X
     const V(mask) hit = V(is_index)(work->target + i, c);
     const S(elem) *from = tile->x + c * tile->x_stride + i;
     V(real) *to = keep ? tile->exps + c * tile->exps_stride + i : NULL;
-    if (whole) { /* what is read goes to the second cache: a tile fills the first */
-        __builtin_prefetch(X(ahead_at)(&tile->x_ahead, c, i), 0, 2);
-        if (keep) __builtin_prefetch(X(ahead_at)(&tile->grad_ahead, c, i), 1);
+    if (whole) { /* into the second cache, as below: the tile fills the first */
+        __builtin_prefetch(lanes->next_x, 0, 2);
+        lanes->next_x += tile->prefetch_x.class_step;
+    }
+    if (whole && keep) {
+        __builtin_prefetch(lanes->next_grad, 1, 2);
+        lanes->next_grad += tile->prefetch_grad.class_step;
     }
     V(vec) x = whole ? S(load)(from) : S(load_n)(from, left);
     if (!whole) x = V(pick)(V(lanes_below)(left), x, minus_infinity);
@@ -138,7 +132,10 @@ LS_INLINE void X(sweep_class)(const ls_plan *plan, const X(tile) * tile, const X
     }
     if (smoothing == LS_DENSE) {
         const S(elem) *q = tile->q + c * tile->q_stride + i;
-        if (whole) __builtin_prefetch(X(ahead_at)(&tile->q_ahead, c, i), 0, 2);
+        if (whole) {
+            __builtin_prefetch(lanes->next_q, 0, 2);
+            lanes->next_q += tile->prefetch_q.class_step;
+        }
         const V(vec) q_scale = V(splat)(((const V(real) *)plan->q_scale)[c]);
         const V(vec) q_shift = V(splat)(((const V(real) *)plan->q_shift)[c]);
         const V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), q_scale, q_shift);
@@ -155,6 +152,9 @@ LS_INLINE void X(sweep_lanes)(const ls_plan *plan, const X(tile) * tile, const X
     const X(fours) none = {V(splat)(0), V(splat)(0), V(splat)(0)};
     X(lanes) lanes = {.shift = V(load)(shifts + i), .magic = V(load)(magics + i), .ref = V(load)(work->ref + i)};
     lanes.sum = lanes.dot = lanes.s_sum = none;
+    lanes.next_x = ls_prefetch_at(&tile->prefetch_x, c, i);
+    if (smoothing == LS_DENSE) lanes.next_q = ls_prefetch_at(&tile->prefetch_q, c, i);
+    if (keep) lanes.next_grad = ls_prefetch_at(&tile->prefetch_grad, c, i);
     /* (exponent + least) ln 2, with exponent = MAGIC - magic. */
     lanes.low = V(mul)(V(sub)(V(splat)(V(MAGIC) + V(MIN_EXPONENT)), lanes.magic), V(splat)((V(real))LN2));
     lanes.max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i);
