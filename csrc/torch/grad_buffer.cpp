@@ -52,7 +52,7 @@ void release(Block *block) {
 
 // Blocks that wait for the next request; the newest are kept, which it will resemble. A block taken out is the taker's alone.
 template <size_t count>
-class Kept {
+class Parked {
   public:
     void put(Block *block) {
         for (auto &slot : slots) {
@@ -96,8 +96,8 @@ class Kept {
     std::atomic<Block *> slots[count]{};
 };
 
-Kept<1> large;
-Kept<4> small;
+Parked<1> large;
+Parked<4> small;
 
 size_t unit_of(size_t bytes) { return bytes < large_block ? small_unit : huge_page; }
 
