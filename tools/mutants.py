@@ -109,7 +109,6 @@ KERNELS = [
     ("frame.h", "sums->sum *= frame_ratio(sums->shift, sums->exponent, shift, exponent);", ""),
     ("row_formula.h", "e = fma_f64(e, pick_f64(leads, lost, sub_f64(zero, lost)), e);", ""),
     ("row_formula.h", "lost = add_f64(lost, base_low);", ""),
-    ("row_formula.h", "zero_if_f64(alone, lost)", "lost"),
     ("row_formula.h", "lost = zero_unless_f64(finite,", "lost = zero_unless_f64(less_f64(t, infinity),"),
     ("row_formula.h", "sum = pick_f64(valid, sum, splat_f64((double)NAN));", ""),
     ("row_formula.h", "pick_f64(leads, mul_f64(rest, norm), sub_f64(one, p_y))", "sub_f64(one, p_y)"),

@@ -47,7 +47,7 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
     /* Nothing but -inf beside a finite target: the target is the row. A target of +inf or NaN makes the row NaN. */
     mask_f64 alone = both_f64(has_target, both_f64(less_f64(sum, splat_f64(0.5)), less_f64(splat_f64(-(double)INFINITY), x_y)));
     mask_f64 finite = both_f64(less_f64(t, infinity), less_f64(sub_f64(zero, infinity), t));
-    lost = zero_unless_f64(finite, zero_if_f64(alone, lost));
+    lost = zero_unless_f64(finite, lost);
     mask_f64 valid = less_f64(x_y, infinity);
     sum = pick_f64(valid, sum, splat_f64((double)NAN));
 
