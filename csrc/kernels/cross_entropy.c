@@ -56,7 +56,7 @@ static schedule make_schedule(const ls_problem *problem) {
         plan.units = problem->outer * ((problem->inner + plan.tile - 1) / plan.tile);
         plan.worker_bytes = (size_t)ls_tile_bytes(plan.tile, num_classes, real) + exps * (size_t)plan.tile;
     } else {
-        const int are_short = problem->inner == 1 && ls_rows_are_short(plan.rows, num_classes, real);
+        const int are_short = problem->inner == 1 && ls_rows_are_short(plan.rows, num_classes, problem->dtype);
         const int at_a_time = are_short ? LS_PACK : ls_rows_at_a_time(num_classes);
         plan.how = are_short ? SHORT_ROWS : ROWS;
         plan.unit_rows = UNIT_ELEMENTS / (num_classes + 1) / at_a_time * at_a_time;

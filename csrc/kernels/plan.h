@@ -14,13 +14,14 @@ enum { LS_BLOCK = 1024, LS_CHUNK = 32768 };
 static inline int64_t ls_blocks(int64_t num_classes) { return (num_classes + LS_BLOCK - 1) / LS_BLOCK; }
 static inline int64_t ls_chunks(int64_t num_classes) { return (num_classes + LS_CHUNK - 1) / LS_CHUNK; }
 
-/* Rows of few classes are packed side by side, LS_PACK at a time: up to LS_VERY_SHORT classes always, up to LS_SHORT_BYTES in
- * the type of the arithmetic unless there are too few rows to fill vectors. Measured on AVX-512 and AVX2, in cache and in
- * memory: 33 floats a row take 0.3 to 0.5 of the time that they take row by row, 100 take 0.6 to 1, 128 take 0.65 to 0.9 for
- * the loss and 0.9 to 1.15 with the gradient; 192 and 256 lose. */
-enum { LS_PACK = 64, LS_VERY_SHORT = 32, LS_SHORT_BYTES = 512, LS_FEW_ROWS = 32 };
-static inline int ls_rows_are_short(int64_t rows, int64_t num_classes, size_t bytes) {
-    return num_classes <= LS_VERY_SHORT || (rows >= LS_FEW_ROWS && num_classes * (int64_t)bytes <= LS_SHORT_BYTES);
+/* Rows of few classes are packed side by side, LS_PACK at a time: up to LS_VERY_SHORT classes always, up to a limit for each
+ * dtype unless there are too few rows to fill vectors. Measured on AVX-512 and AVX2, in times of row by row: 33 floats take 0.3
+ * to 0.5, 100 take 0.6 to 1, 136 take 0.6 to 0.8 for the loss and 0.8 to 1 with the gradient, 144 up to 1.1; in 16 bits 160 take
+ * 0.6 to 0.8 and 0.9 to 1, 176 up to 1.1; 56 doubles take 0.75 to 0.8 and 0.95 to 1.05, 64 take 1.1 and 1.3. */
+enum { LS_PACK = 64, LS_VERY_SHORT = 32, LS_FEW_ROWS = 32 };
+static inline int ls_rows_are_short(int64_t rows, int64_t num_classes, ls_dtype dtype) {
+    const int64_t limit = dtype == LS_F32 ? 136 : dtype == LS_F64 ? 56 : 160;
+    return num_classes <= LS_VERY_SHORT || (rows >= LS_FEW_ROWS && num_classes <= limit);
 }
 
 /* Positions side by side take working memory in whole vectors of any instruction set: arrays of doubles, arrays of the type

@@ -20,7 +20,7 @@ static void check_drawn(test_case options, random_source *source) {
 void test_row_sizes(void) {
     static const int64_t rows[] = {1, 2, 3, 5, 7, 9, 16, 17, 33, 67};
     random_source source = {1};
-    for (int64_t classes = 1; classes <= 130; classes++) {
+    for (int64_t classes = 1; classes <= 163; classes++) {
         for (int draw = 0; draw < 32 / test_thinning; draw++) {
             test_case options = plain_case(dtypes[draw % 4], rows[random_below(&source, 10)], classes, 1);
             options.strides = one_in(&source, 4) ? STRIDES_PADDED : one_in(&source, 20) ? STRIDES_BROADCAST : STRIDES_DENSE;
