@@ -231,6 +231,16 @@ def test_fp16_gradients_do_not_underflow():
     assert (x.grad == 0).double().mean() < 0.001
 
 
+@pytest.mark.parametrize("shape", [(5, 2000), (70, 10), (2, 10, 30), (1, 70000)], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_fp16_gradients_of_counts_do_not_overflow(shape, reduction):
+    """Counts in place of probabilities, as in bags of words: their gradients may be hundreds of times larger."""
+    logits, _ = cases.batch(shape, torch.float16)
+    counts = (cases.probabilities(shape, torch.float16) * 512).round()
+    for largest in (logits, logits.scatter_add(1, logits.argmax(1, keepdim=True), torch.full_like(logits[:, :1], 20))):
+        check(largest, counts, f"counts, {shape}", reduction=reduction, label_smoothing=0.1)
+
+
 def test_leaf_gets_and_accumulates():
     logits, target = cases.batch((6, 9))
     x = logits.clone().requires_grad_()

@@ -8,8 +8,10 @@ check removed, a term forgotten. Data only.
 
 KERNELS = [
     # the pass over the targets
-    ("targets.c", ">= (uint64_t)num_classes)", "> (uint64_t)num_classes)"),
-    ("targets.c", "((uint64_t)copy[row] >= (uint64_t)num_classes)", "(copy[row] >= num_classes)"),
+    ("targets.c", "(range.num_classes - 1 - target)", "(range.num_classes - target)"),
+    ("targets.c", "(target | (range.num_classes - 1 - target))", "(range.num_classes - 1 - target)"),
+    ("targets.c", "(apart | (0 - apart) | (target & range.beyond))", "(apart | (0 - apart))"),
+    ("targets.c", "(apart | (0 - apart) | (target & range.beyond))", "(apart | (target & range.beyond))"),
     (
         "targets.c",
         "some_are_ignored = result.counted < last - first",
@@ -53,7 +55,11 @@ KERNELS = [
         "element_put(memory->q_scale, real, c, 1 - e);",
     ),
     ("targets.c", "prior ? e * prior[c] : e / (double)problem->num_classes", "e / (double)problem->num_classes"),
-    ("targets.c", "half_scale(64 * plan->beta", "half_scale(plan->beta"),
+    ("targets.c", "if (!(bound * plan->grad_scale > HALF_BOUND) || isinf(bound)) return 0;", "return 0;"),
+    ("targets.c", "bound * plan->grad_scale > HALF_BOUND", "bound * plan->grad_scale > 4 * HALF_BOUND"),
+    ("cross_entropy.c", "if (sums[unit].largest_s_sum[slot] > largest)", "if (!slot)"),
+    ("rows_template.h", "plan->smoothing == LS_DENSE) keep_largest", "!plan) keep_largest"),
+    ("planes_template.h", "is_dense && plan->problem->dtype == LS_F16", "!plan"),
     ("targets.c", "(c == y ? 1 - epsilon : 0)", "(c == y ? 1 : 0)"),
     ("targets.c", "if (y < 0 || y >= num_classes)", "if (y >= num_classes)"),
     # the call

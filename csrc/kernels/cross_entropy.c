@@ -164,6 +164,14 @@ static double total_of(const ls_sum *sums, int64_t units) {
     return isfinite(high) ? high + low : high; /* low is NaN once high is infinite */
 }
 
+static double largest_s_sum(const ls_sum *sums, int64_t units) {
+    double largest = 0;
+    for (int64_t unit = 0; unit < units; unit++)
+        for (int slot = 0; slot < LS_SLOTS; slot++)
+            if (sums[unit].largest_s_sum[slot] > largest) largest = sums[unit].largest_s_sum[slot];
+    return largest;
+}
+
 int ls_supports(const ls_problem *problem) {
     const int64_t *x = problem->logits_stride, *q = problem->target_stride;
     const int has_q = problem->target_kind == LS_PROBABILITIES, single = problem->num_classes == 1;
@@ -189,10 +197,12 @@ ls_status ls_cross_entropy(const ls_problem *problem, void *scratch, ls_error *e
 
     ls_sum *sums = (ls_sum *)(void *)((char *)scratch + aligned(ls_plan_scratch_bytes(problem)));
     run all = {&plan, &ls_active_kernels()->of[problem->dtype], &schedule, sums, (char *)(sums + schedule.units), 0};
-    if (schedule.how == SHARED_ROWS)
-        run_waves(&all);
-    else
-        ls_share(schedule.workers, schedule.units, run_units, &all);
+    do {
+        if (schedule.how == SHARED_ROWS)
+            run_waves(&all);
+        else
+            ls_share(schedule.workers, schedule.units, run_units, &all);
+    } while (ls_make_room(&plan, largest_s_sum(sums, schedule.units)));
 
     if (problem->reduction != LS_NONE)
         element_put(problem->loss, problem->loss_dtype, 0, mean_is_nan ? (double)NAN : total_of(sums, schedule.units));

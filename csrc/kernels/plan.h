@@ -67,9 +67,9 @@ typedef struct {
     double grad_scale; /* the power of two by which stored gradients are multiplied */
 } ls_plan;
 
-/* A sum in two doubles a slot. */
+/* Of some rows: the losses, a sum in two doubles a slot; and the largest s_sum, kept for LS_DENSE in fp16 alone. */
 typedef struct {
-    double high[LS_SLOTS], low[LS_SLOTS];
+    double high[LS_SLOTS], low[LS_SLOTS], largest_s_sum[LS_SLOTS];
 } ls_sum;
 
 /* One column chunk of one row, or a whole row of several chunks: exps relative to e^shift 2^exponent, near the largest

@@ -50,6 +50,7 @@ LS_INLINE void X(finish_tile)(const ls_plan *plan, const X(tile) * tile, X(work)
                                  has_target};
         const formula_results out = row_formula(in, plan->smoothing != LS_PLAIN);
         add_losses(sum, (int)(i % LS_SLOTS), out.loss, tile->positions - i);
+        if (is_dense && plan->problem->dtype == LS_F16) keep_largest(sum, (int)(i % LS_SLOTS), in.s_sum, tile->positions - i);
         store_f64(work->exp_scale + i, mul_f64(out.exp_scale, splat_f64(plan->grad_scale)));
         store_f64(work->grad_y + i, mul_f64(out.grad_y, splat_f64(plan->grad_scale)));
         if (plan->problem->reduction != LS_NONE) continue;

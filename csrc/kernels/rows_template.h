@@ -66,6 +66,7 @@ LS_INLINE void X(finish_lanes)(const ls_plan *plan, row_lanes *rows, int count, 
         store_f64(rows->exp_scale + i, out.exp_scale);
         store_f64(rows->grad_y + i, out.grad_y);
         add_losses(sum, i, out.loss, count - i);
+        if (plan->problem->dtype == LS_F16 && plan->smoothing == LS_DENSE) keep_largest(sum, i, in.s_sum, count - i);
     }
 }
 

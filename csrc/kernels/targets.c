@@ -86,23 +86,42 @@ static void add_exactly(double *sum, double *lost, double x) {
     *sum = total;
 }
 
+/* What is right for a target. Sign bits of differences tell, for SSE2, for which this is compiled, compares no 64-bit integers. */
+typedef struct {
+    uint64_t num_classes, ignore_index;
+    uint64_t beyond; /* all ones if targets are uint64: one that is negative as an int64 is not ignore_index */
+} target_range;
+
+/* 1 or 0. */
+static inline uint64_t is_counted(target_range range, uint64_t target) {
+    const uint64_t apart = target ^ range.ignore_index;
+    return (apart | (0 - apart) | (target & range.beyond)) >> 63;
+}
+static inline uint64_t is_outside(target_range range, uint64_t target) {
+    return (target | (range.num_classes - 1 - target)) >> 63;
+}
+
 static void pass_pieces(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
     const pass_context *pass = (const pass_context *)context;
     const ls_problem *problem = pass->problem;
-    const int64_t rows = rows_of(problem), num_classes = problem->num_classes, ignore_index = problem->ignore_index;
+    const int64_t rows = rows_of(problem), ignore_index = problem->ignore_index;
+    const target_range range = {(uint64_t)problem->num_classes, (uint64_t)ignore_index,
+                                problem->target_kind == LS_UINT64 ? UINT64_MAX : 0};
     for (int64_t piece = begin; piece < end; piece++) {
         const int64_t first = piece * PIECE, last = first + PIECE < rows ? first + PIECE : rows;
         piece_result result = {.first_bad = -1};
-        int64_t *copy = pass->copy, bad = 0;
+        int64_t *copy = pass->copy;
+        uint64_t bad = 0, counted = 0;
         copy_targets(problem, copy, first, last);
         for (int64_t row = first; row < last; row++) {
-            const int64_t counts = copy[row] != ignore_index;
-            bad |= counts & ((uint64_t)copy[row] >= (uint64_t)num_classes); /* as unsigned, negative ones are large */
-            result.counted += counts;
+            const uint64_t counts = is_counted(range, (uint64_t)copy[row]);
+            bad |= counts & is_outside(range, (uint64_t)copy[row]);
+            counted += counts;
         }
+        result.counted = (int64_t)counted;
         for (int64_t row = first; bad && row < last; row++) {
-            if (copy[row] == ignore_index || (copy[row] >= 0 && copy[row] < num_classes)) continue;
+            if (!(is_counted(range, (uint64_t)copy[row]) & is_outside(range, (uint64_t)copy[row]))) continue;
             result.first_bad = row;
             result.bad_target = copy[row];
             break;
@@ -201,11 +220,15 @@ static void make_s(ls_plan *plan, plan_memory *memory, const double *weight, con
 }
 
 /* The power of two that brings gradients of at most `bound` close below 2^15, the largest that fp16 holds being 65504. */
+#define HALF_BOUND 0x1p15
 static double half_scale(double bound) {
     if (!(bound > 0 && bound <= DBL_MAX)) return 1;
     double exponent = 15 - ceil(log2(bound));
     return exp2(exponent > 120 ? 120 : exponent < -120 ? -120 : exponent);
 }
+
+/* Times the bound of gradients of probabilities that sum to 1. More than that is found by the run: see ls_make_room(). */
+#define PROBABILITY_ROOM 64
 
 static double largest(const void *values, ls_dtype real, int64_t n) {
     double max = 0;
@@ -251,8 +274,6 @@ static void plan_index_targets(const ls_problem *problem, plan_memory *memory, c
     }
 }
 
-/* Gradients of probabilities that sum to more than 1 may be larger than the bound of those that do not; 2^6 are left for them.
- */
 static void plan_probabilities(const ls_problem *problem, plan_memory *memory, const double *weight, const double *prior,
                                ls_plan *plan, int *mean_is_nan) {
     const double e = problem->label_smoothing, rows = (double)rows_of(problem);
@@ -270,8 +291,18 @@ static void plan_probabilities(const ls_problem *problem, plan_memory *memory, c
     if (problem->dtype == LS_F16) {
         double shift_sum = 0;
         for (int64_t c = 0; c < problem->num_classes; c++) shift_sum += fabs(element_get(memory->q_shift, real, c));
-        plan->grad_scale = half_scale(64 * plan->beta * (largest(memory->q_scale, real, problem->num_classes) + shift_sum));
+        plan->grad_scale =
+            half_scale(PROBABILITY_ROOM * plan->beta * (largest(memory->q_scale, real, problem->num_classes) + shift_sum));
     }
+}
+
+int ls_make_room(ls_plan *plan, double largest_s_sum) {
+    const ls_problem *problem = plan->problem;
+    if (problem->dtype != LS_F16 || has_index_targets(problem) || !problem->grad_logits) return 0;
+    const double bound = plan->beta * largest_s_sum;
+    if (!(bound * plan->grad_scale > HALF_BOUND) || isinf(bound)) return 0;
+    plan->grad_scale = half_scale(bound);
+    return 1;
 }
 
 ls_status ls_make_plan(const ls_problem *problem, void *scratch, ls_plan *plan, int *mean_is_nan, ls_error *error) {

@@ -37,6 +37,7 @@ static const struct {
              {"bad_arguments", test_bad_arguments},
              {"empty", test_empty},
              {"offset_invariance", test_offset_invariance},
+             {"probability_sums", test_probability_sums},
              {"served_strides", test_served_strides},
              {"scale", test_scale},
              {"smooth_labels", test_smooth_labels}};

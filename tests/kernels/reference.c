@@ -30,8 +30,10 @@ typedef struct {
     real alpha, beta;
 } coefficients;
 
+/* What is negative here is 2^63 or more in uint64, and no ignore_index. */
 static int is_ignored(const sample *asked, int64_t row) {
-    return !asked->probabilities && asked->target[row] == asked->options.ignore_index;
+    if (asked->probabilities || (asked->options.target_kind == LS_UINT64 && asked->target[row] < 0)) return 0;
+    return asked->target[row] == asked->options.ignore_index;
 }
 
 /* What tells conventions apart: class weights in s; a beta of ignored rows, divided by the number of all. */

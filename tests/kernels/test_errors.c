@@ -52,12 +52,12 @@ static void check_values(void) {
     }
 }
 
-/* 2^63 and more in uint64 is no negative number. */
+/* 2^63 and more in uint64 is no negative number, and not ignore_index. */
 static void check_huge_unsigned(void) {
     test_case options = plain_case(LS_F32, 3, 7, 1);
     options.target_kind = LS_UINT64;
-    int64_t row = 1, value = INT64_MIN + 5;
-    check_targets(options, &row, &value, 1);
+    int64_t row = 1, values[] = {INT64_MIN + 5, -100, -1};
+    for (size_t v = 0; v < sizeof values / sizeof *values; v++) check_targets(options, &row, &values[v], 1);
 }
 
 /* The first of several in order of rows, also where threads share the pass; ignored targets are no errors. */

@@ -92,6 +92,26 @@ void test_offset_invariance(void) {
 }
 
 /* No rows, in every way there is; nothing may be read or divided. */
+/* Counts in place of probabilities, which sum to `sum` in the last row. In fp16 the gradient needs more room than a first run leaves:
+ * in rows, short rows, planes, and a row that threads share. */
+void test_probability_sums(void) {
+    static const int64_t shapes[][3] = {{5, 2000, 1}, {70, 10, 1}, {2, 10, 30}, {1, 70000, 1}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (double sum = 16; sum <= 4096; sum *= 4) {
+            test_case options = plain_case(LS_F16, shapes[i][0], shapes[i][1], shapes[i][2]);
+            options.target_kind = LS_PROBABILITIES;
+            options.label_smoothing = .1;
+            options.reduction = LS_MEAN;
+            options.logits = LOGITS_WRONG;
+            sample *made = make_sample(&options);
+            for (int64_t k = 0; k < options.classes; k++)
+                made->probabilities[element_index(&options, rows_of(&options) - 1, k)] = k == 1 ? sum : 0;
+            check(made);
+            free_sample(made);
+        }
+    }
+}
+
 void test_empty(void) {
     static const int64_t shapes[][3] = {{0, 5, 1}, {0, 5, 4}, {3, 5, 0}, {0, 1, 1}, {0, 40000, 1}};
     for (int i = 0; i < 5 * 3 * 4 * CONVENTIONS * 2; i++) {

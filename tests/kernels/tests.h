@@ -22,6 +22,7 @@ void test_known_values(void);
 void test_bad_arguments(void);
 void test_empty(void);
 void test_offset_invariance(void);
+void test_probability_sums(void);
 void test_served_strides(void);
 void test_scale(void);
 void test_smooth_labels(void);
