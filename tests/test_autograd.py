@@ -281,6 +281,9 @@ def test_no_gradient_is_computed_that_nobody_asks_for():
     with torch.inference_mode():
         loss, names = operators(cross_entropy, logits * 1, target)
     assert "ls_loss::_loss" in names and loss.is_inference()
+    with torch.inference_mode(), torch.enable_grad():
+        loss, names = operators(cross_entropy, logits, target)
+    assert "ls_loss::_loss" in names and not loss.requires_grad
     with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
         with torch.inference_mode():
             inference = target.clone()

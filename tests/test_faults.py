@@ -172,3 +172,38 @@ def test_exceptions_of_hooks(hook):
         y = logits.clone().requires_grad_()
         F.cross_entropy(y, target, label_smoothing=0.1).backward()
         torch.testing.assert_close(x.grad, y.grad)
+
+
+def freed(tensor):
+    """As FSDP and what offloads parameters leave it: a tensor with a size and no memory."""
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "name", ["input", "target", "weight", "prior", "probabilities", "grad_output", "labels", "labels' prior"]
+)
+def test_memory_that_was_freed(name):
+    """No crash, and no weights or prior that are silently not there."""
+    logits, target = cases.batch((4, 5))
+    tensors = {"input": logits, "target": target, "weight": cases.weights(5), "prior": cases.prior(5)}
+    text = "its data is not allocated yet"
+    if name in tensors:
+        with pytest.raises(RuntimeError, match=text):
+            ls_loss.cross_entropy(**tensors | {name: freed(tensors[name])}, label_smoothing=0.1)
+    elif name == "probabilities":
+        with pytest.raises(RuntimeError, match=text):
+            ls_loss.cross_entropy(logits, freed(cases.probabilities((4, 5))))
+    elif name == "grad_output":
+        leaf = logits.clone().requires_grad_()
+        losses = ls_loss.cross_entropy(leaf, target, reduction="none")
+        with pytest.raises(RuntimeError, match=text):
+            torch.autograd.grad(losses, leaf, freed(torch.ones(4)))
+    elif name == "labels":
+        with pytest.raises(RuntimeError, match=text):
+            ls_loss.smooth_labels(freed(target), 5)
+    else:
+        with pytest.raises(RuntimeError, match=text):
+            ls_loss.smooth_labels(target, 5, 0.1, prior=freed(cases.prior(5)))
+    torch.testing.assert_close(ls_loss.cross_entropy(logits, target), F.cross_entropy(logits, target))

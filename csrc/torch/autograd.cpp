@@ -120,9 +120,28 @@ at::Tensor take(Route route, const Call &call) {
     case Route::kernel:
         break;
     }
-    if (at::GradMode::is_enabled() && call.input.requires_grad()) return CrossEntropy::apply(call.input, call);
+    // Inference mode has no graph, even where grad mode is turned on in it.
+    const bool recorded = at::GradMode::is_enabled() && !c10::InferenceMode::is_enabled();
+    if (recorded && call.input.requires_grad()) return CrossEntropy::apply(call.input, call);
     const at::AutoDispatchBelowADInplaceOrView below;
     return call_loss(call);
+}
+
+// The ops below autograd in a graph of operators that was traced below it, as that of an exported program once decomposed.
+at::Tensor traced_loss(const Call &call) {
+    check_options(call);
+    require_served_by_kernel(call);
+    const auto way = route(call);
+    return take(way == Route::native ? Route::composite : way, call); // native knows no loss_dtype
+}
+
+void traced_scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &factor, const OptionalTensor &target,
+                   c10::SymInt ignore_index, int64_t dim) {
+    const bool wanted = at::GradMode::is_enabled() && (grad.requires_grad() || grad_output.requires_grad());
+    TORCH_CHECK_NOT_IMPLEMENTED(!wanted && !grad_output._fw_grad(/*level=*/0).defined(),
+                                "ls_loss::_scale_ has no derivative: trace the backward of the loss with create_graph=True");
+    const at::AutoDispatchBelowADInplaceOrView below;
+    call_scale_(grad, grad_output, factor, target, std::move(ignore_index), dim);
 }
 
 } // namespace
@@ -140,7 +159,11 @@ at::Tensor aten_cross_entropy(const Call &call) {
 } // namespace ls_loss
 
 // One function for every key but vmap's: without autograd keys, as for inference tensors, nothing requires grad.
-TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) { m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>); }
+TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) {
+    m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>);
+    m.impl("_loss", ls_loss::from_inner_arguments<ls_loss::traced_loss>);
+    m.impl("_scale_", ls_loss::traced_scale_);
+}
 
 TORCH_LIBRARY_IMPL(ls_loss, CompositeExplicitAutograd, m) {
     m.impl("cross_entropy", ls_loss::from_arguments<ls_loss::cross_entropy>);

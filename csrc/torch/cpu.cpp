@@ -83,8 +83,8 @@ std::pair<at::Tensor, at::Tensor> place(ls_problem &problem, const Call &call, i
         if (probabilities) target = target.contiguous();
         TORCH_INTERNAL_ASSERT(folds());
     }
-    problem.logits = logits.const_data_ptr();
-    problem.target = target.const_data_ptr();
+    problem.logits = data_of(logits);
+    problem.target = data_of(target);
     return {logits, target};
 }
 
@@ -103,7 +103,7 @@ LossAndGradient compute(const Call &call, bool with_gradient) {
     const auto vector = [](const OptionalTensor &tensor, const void *&data, ls_dtype &vector_dtype) {
         if (!defined(tensor)) return at::Tensor();
         const auto contiguous = tensor->contiguous();
-        data = contiguous.const_data_ptr();
+        data = data_of(contiguous);
         vector_dtype = kernel_dtype(contiguous.scalar_type());
         return contiguous;
     };
@@ -170,14 +170,14 @@ void scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &fa
     at::Tensor values = grad_output;
     if (grad_output.dim() != 0)
         values = fold_rows(grad_output, dim, scaling.grad_output_stride[0], scaling.grad_output_stride[1]);
-    scaling.grad_output = values.const_data_ptr();
+    scaling.grad_output = data_of(values);
     scaling.factor = *factor.const_data_ptr<float>();
     at::Tensor targets;
     if (defined(target)) {
         TORCH_CHECK(is_value_per_row(*target, grad, dim), "there must be one target for each row, got shape ", target->sizes());
         scaling.target_kind = kernel_target_kind(target->scalar_type());
         targets = fold_rows(*target, dim, scaling.target_stride[0], scaling.target_stride[1]);
-        scaling.target = targets.const_data_ptr();
+        scaling.target = data_of(targets);
         scaling.ignore_index = ignore_index.expect_int();
     }
     scaling.threads = at::get_num_threads();

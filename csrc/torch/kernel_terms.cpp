@@ -43,6 +43,13 @@ ls_target_kind kernel_target_kind(at::ScalarType dtype) {
     }
 }
 
+const void *data_of(const at::Tensor &tensor) {
+    const void *data = tensor.const_data_ptr();
+    TORCH_CHECK(data || tensor.numel() == 0,
+                "The tensor has a non-zero number of elements, but its data is not allocated yet.");
+    return data;
+}
+
 void raise_for(ls_status status, const ls_error &error, ls_target_kind target_kind) {
     if (status == LS_OK) return;
     if (status == LS_TARGET_OUT_OF_RANGE) {

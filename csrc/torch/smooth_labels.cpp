@@ -31,8 +31,8 @@ at::Tensor by_kernel(const at::Tensor &target, c10::SymInt num_classes, double e
     const auto result_dtype = dtype.value_or(c10::get_default_dtype_as_scalartype());
     at::Tensor distribution = at::detail::empty_cpu(sizes, result_dtype);
     ls_error error{};
-    const auto status = ls_smooth_labels(labels.const_data_ptr(), kind, labels.numel(), sizes.back(), epsilon,
-                                         defined(prior) ? contiguous_prior.const_data_ptr() : nullptr,
+    const auto status = ls_smooth_labels(data_of(labels), kind, labels.numel(), sizes.back(), epsilon,
+                                         defined(prior) ? data_of(contiguous_prior) : nullptr,
                                          defined(prior) ? kernel_dtype(contiguous_prior.scalar_type()) : LS_F32,
                                          distribution.mutable_data_ptr(), kernel_dtype(result_dtype), &error);
     raise_for(status, error, kind);

@@ -108,11 +108,12 @@ class First : public Derivative {
     }
 };
 
+template <auto call_below>
 LossAndGradient differentiable_loss_grad(const Call &call) {
     const bool wanted = torch::autograd::compute_requires_grad(call.input, call.target, call.weight, call.prior);
     if (wanted || has_tangent(call)) return composite::loss_and_gradient(call);
     const at::AutoDispatchBelowADInplaceOrView below;
-    return call_transform_loss_grad(call);
+    return call_below(call);
 }
 
 // The samples of a call at the level that functorch is at, one of vmap.
@@ -252,9 +253,12 @@ std::optional<at::Tensor> batched_cross_entropy(const Call &call, bool rows_are_
 
 } // namespace ls_loss::transforms
 
-// What functorch runs at each level in place of _loss_grad.
+// What functorch runs at each level in place of _loss_grad; and that itself, where a graph that was traced below autograd is
+// differentiated.
 TORCH_LIBRARY_IMPL(ls_loss, Autograd, m) {
-    m.impl("_transform_loss_grad", ls_loss::from_inner_arguments<ls_loss::transforms::differentiable_loss_grad>);
+    using namespace ls_loss;
+    m.impl("_transform_loss_grad", from_inner_arguments<transforms::differentiable_loss_grad<call_transform_loss_grad>>);
+    m.impl("_loss_grad", from_inner_arguments<transforms::differentiable_loss_grad<call_loss_grad>>);
 }
 
 TORCH_LIBRARY_IMPL(ls_loss, FuncTorchBatched, m) {
