@@ -161,6 +161,21 @@ def _cross_entropy_unusual(
     return operator(input, target, weight, number, ignore_index, label_smoothing, prior, dim, TORCH)
 
 
+def _require_tensors(function: str, **arguments: object) -> None:
+    """For what native has no function for: the dispatcher's own error tells of schemas. What stands for a tensor is one."""
+    for name, argument in arguments.items():
+        if isinstance(argument, Tensor) or hasattr(argument, "__torch_function__"):
+            continue
+        if argument is not None or name in ("input", "target"):
+            raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(argument).__name__}")
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    return float(value)
+
+
 def _any_dispatches_in_python(*arguments: object) -> bool:
     """Whether ATen must compute: a subclass with its own ``__torch_dispatch__`` need not know our operators."""
     return any(
@@ -189,7 +204,7 @@ def fastai_cross_entropy(
     if type(eps) is not float:
         if isinstance(eps, Tensor) and eps.requires_grad:
             raise TypeError("the smoothing must be a number: a tensor that requires grad would receive none")
-        eps = float(eps)
+        eps = _number("the smoothing", eps)
     try:
         number = REDUCTIONS[reduction]
     except (KeyError, TypeError):
@@ -200,8 +215,10 @@ def fastai_cross_entropy(
         and type(weight) in _OPTIONAL_TENSORS
         and type(prior) in _OPTIONAL_TENSORS
     )
-    if not plain and _any_dispatches_in_python(output, target, weight, prior):
-        return _library.aten_cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
+    if not plain:
+        _require_tensors("cross_entropy", input=output, target=target, weight=weight, prior=prior)
+        if _any_dispatches_in_python(output, target, weight, prior):
+            return _library.aten_cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
     return _library.cross_entropy(output, target, weight, number, -100, eps, prior, dim, FASTAI)
 
 
@@ -247,7 +264,10 @@ def smooth_labels(
         return handle_torch_function(
             smooth_labels, (target, prior), target, num_classes, epsilon=epsilon, prior=prior, dtype=dtype
         )
-    plain = type(target) in _TENSORS and type(prior) in _OPTIONAL_TENSORS
-    if not plain and _any_dispatches_in_python(target, prior):
-        return _library.aten_smooth_labels(target, num_classes, epsilon, prior, dtype)
+    if type(epsilon) not in (float, torch.SymFloat):
+        epsilon = _number("epsilon", epsilon)
+    if type(target) not in _TENSORS or type(prior) not in _OPTIONAL_TENSORS:
+        _require_tensors("smooth_labels", target=target, prior=prior)
+        if _any_dispatches_in_python(target, prior):
+            return _library.aten_smooth_labels(target, num_classes, epsilon, prior, dtype)
     return _library.smooth_labels(target, num_classes, epsilon, prior, dtype)

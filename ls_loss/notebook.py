@@ -65,6 +65,6 @@ class LabelSmoothingLoss(nn.Module):
             raise ValueError(f"epsilon must be between 0 and 1, got {self.epsilon}")
         if predict_tensor.dim() > 2:
             raise ValueError(f"LabelSmoothingLoss takes logits (C) or (N, C), got shape {list(predict_tensor.shape)}")
-        if self.weight is not None:
+        if isinstance(self.weight, Tensor):
             self.weight = self.weight.to(predict_tensor.device)
         return fastai_cross_entropy(predict_tensor, target, self.weight, self.reduction, self.epsilon, self.prior, -1)

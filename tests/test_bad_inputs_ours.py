@@ -25,6 +25,46 @@ IN_RANGE = r"between 0(\.0)? and 1(\.0)?[.,] [Gg]ot:? "
 
 # What native has not: (the call, type, text). The text names argument, expectation and what came.
 OURS = {
+    "smooth_labels of a list": (
+        lambda: ls_loss.smooth_labels([0, 1], 5),
+        TypeError,
+        r"smooth_labels\(\): argument 'target' must be Tensor, not list",
+    ),
+    "smooth_labels, prior a list": (
+        lambda: ls_loss.smooth_labels(Y, 5, prior=[0.2] * 5),
+        TypeError,
+        r"smooth_labels\(\): argument 'prior' must be Tensor, not list",
+    ),
+    "smooth_labels, epsilon a string": (
+        lambda: ls_loss.smooth_labels(Y, 5, "0.1"),
+        TypeError,
+        "epsilon must be a number, not str",
+    ),
+    "fastai's, weight a list": (
+        lambda: PLAIN(0.1, [1.0] * 5)(X, Y),
+        TypeError,
+        r"cross_entropy\(\): argument 'weight' must be Tensor, not list",
+    ),
+    "fastai's, the axis in place of the weight": (
+        lambda: FLAT(0.1, 1)(X, Y),
+        TypeError,
+        r"cross_entropy\(\): argument 'weight' must be Tensor, not int",
+    ),
+    "fastai's, eps a string": (
+        lambda: PLAIN("0.1")(X, Y),
+        TypeError,
+        "the smoothing must be a number, not str",
+    ),
+    "the notebooks', target a list": (
+        lambda: NOTEBOOK(0.1)(X, Y.tolist()),
+        TypeError,
+        r"cross_entropy\(\): argument 'target' must be Tensor, not list",
+    ),
+    "the notebooks', weight a list": (
+        lambda: NOTEBOOK(0.1, weight=[1.0] * 5)(X, Y),
+        TypeError,
+        r"cross_entropy\(\): argument 'weight' must be Tensor, not list",
+    ),
     "prior a bool": (
         lambda: ls_loss.cross_entropy(X, Y, prior=U > 0),
         ValueError,
