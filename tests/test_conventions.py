@@ -109,6 +109,7 @@ FORMULAS = {
     "Hugging Face": plain,
     "fairseq": lambda **symbols: over_the_others(**symbols).sum(),
     "Megatron": over_the_others,
+    "another of that name": lambda **symbols: over_the_others(**symbols).mean(),
     "ESPnet": divergence,
     "annotated transformer": lambda **symbols: divergence(classes=C - 2, absent=PAD, **symbols),
     "flash-attention": plain,
@@ -129,7 +130,7 @@ def symbols(loss: str) -> dict:
         u[PAD] = 0
     else:
         u = cases.prior(C, torch.float64)
-    if not loss.startswith(("timm", "Paddle", "mmpretrain", "annotated")):
+    if not loss.startswith(("timm", "Paddle", "mmpretrain", "annotated", "another")):
         y.view(-1)[4] = -100
     counted = int((~torch.isin(y, torch.tensor([-100, PAD] if loss.startswith("annotated") else [-100]))).sum())
     w, q = cases.weights(C, torch.float64), cases.probabilities((N, C), torch.float64)

@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import ls_loss
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ALONE = [code for code in PYTHON if code.startswith("import ")]
+MESSAGE, FIRST_STEP = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE), "Errors of a first training step"
 TRAINERS = [code for code in PYTHON if code not in ALONE]
 
 sys.path.append(str(ROOT))
@@ -73,13 +77,32 @@ def test_messages_are_those_of_the_sources():
     ]
     said = "".join(path.read_text(encoding="utf-8") for path in sources)
     page = (ROOT / "docs/how-to/troubleshooting.md").read_text(encoding="utf-8")
-    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    messages = MESSAGE.findall(page.partition(FIRST_STEP)[0])
     of_tools = ("Python.h", "g++: fatal error", "must be valid exactly")
     ours = [message for message in messages if not message.startswith(of_tools)]
     assert len(ours) == len(messages) - len(of_tools)
     for message in ours:
         for part in re.split(r"\.\.\.|\bgcc\b", message):
             assert part.strip(" =") in said, message
+
+
+# The call that gives each, in the order of the page.
+MISTAKES = (
+    lambda: ls_loss.cross_entropy(torch.randn(4, 5), torch.zeros(4, 5, dtype=torch.int64)),
+    lambda: ls_loss.cross_entropy(torch.randn(2, 7, 11), torch.zeros(2, 7, dtype=torch.int64)),
+    lambda: ls_loss.cross_entropy(torch.randn(2, 4, 4, 5), torch.zeros(2, 4, 3, dtype=torch.int64), dim=-1),
+    lambda: ls_loss.cross_entropy(torch.randn(2, 5, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.int64)),
+    lambda: ls_loss.cross_entropy(torch.randn(4, 5), torch.zeros(4)),
+    lambda: ls_loss.cross_entropy(torch.randn(2, 5, 4, 4), torch.full((2, 4, 4), 255)),
+    lambda: ls_loss.cross_entropy(torch.ones(4, 5, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)),
+)
+
+
+def test_messages_of_a_first_step_are_those_of_its_mistakes():
+    page = (ROOT / "docs/how-to/troubleshooting.md").read_text(encoding="utf-8").partition(FIRST_STEP)[2]
+    for message, mistake in zip(MESSAGE.findall(page), MISTAKES, strict=True):
+        with pytest.raises((RuntimeError, IndexError), match=re.escape(message.removesuffix("..."))):
+            mistake()
 
 
 def test_length():

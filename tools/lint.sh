@@ -52,6 +52,7 @@ machine_paths() { git grep -nIE '/wo[r]k/|/fa[r]m/|/tmp/ba[s]h_jobs|/op[t]/(pypi
 
 succeeds "ruff check" ruff check --quiet --output-format=concise .
 succeeds "ruff format" ruff format --check --quiet --diff .
+succeeds "every bug of tools/mutants.py has its place in the sources" python tools/mutate.py --check
 succeeds "clang-format" clang-format --dry-run -Werror $(sources)
 succeeds "mypy --strict, of the package and of a caller" mypy --no-error-summary ls_loss tests/typed_caller.py
 verdict "no compiler warning in the kernels and their tests" "$(warnings)"
