@@ -31,7 +31,11 @@ def table(rows):
     yield "|---|" + "---:|" * len(inputs)
     for function in dict.fromkeys(function for _, function in errors):
         yield f"| {function} | " + " | ".join(errors[isa, function] for isa in inputs) + " |"
-    yield "| floats, in millions | " + " | ".join(f"{count / 1e6:.3g}" for count in inputs.values()) + " |"
+    yield (
+        "| floats, in millions | "
+        + " | ".join(f"{count / 1e6:.0f}" if count > 1e6 else f"{count / 1e6:.3f}" for count in inputs.values())
+        + " |"
+    )
     yield ""
     yield f"Wrong special values: {sum(row[4] for row in rows)}. {datetime.date.today()}, commit {commit()}."
 
