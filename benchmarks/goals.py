@@ -66,7 +66,7 @@ def of_copy(name: str, mode: str, goal: float | None, shape: str, copy: str | No
     return Comparison(name, (OURS, mode, shape), (COPY, copy or mode, shape), goal)
 
 
-TINY_CALL, MIDDLE, LARGE = "32x10", "256x1000", "32768x1000"
+TINY_CALL, MIDDLE, LARGE, MASKS = "32x10", "256x1000", "32768x1000", "4x2x256x256"
 SMALLEST, LARGEST = "128x32768", "32768x32768"
 COMPARISONS = (
     beside("10 % of the rows ignored", "ignore_index", 1.15, LARGE),
@@ -94,6 +94,9 @@ COMPARISONS = (
         (LEAST, "least step", TINY_CALL),
         (NATIVE, "smoothing 0 beside the least step", TINY_CALL),
     ),
+    of_native("call", None, MASKS, "masks of two classes"),
+    of_native("smoothing 0", None, MASKS, "masks of two classes, label_smoothing 0"),
+    of_native("smoothing 0, forward", None, MASKS, "masks of two classes, label_smoothing 0, forward alone"),
     of_native("vmap(grad)", 1.1, MIDDLE),
     of_native("vmap", None, MIDDLE),
     of_native("jvp", None, MIDDLE),

@@ -24,6 +24,7 @@ from .timing import copy_of, interleave, sampler
 
 OUTPUT = results.DEFAULT.with_name("options.csv")
 LARGE, MIDDLE, TINY = (32768, 1000), (256, 1000), (32, 10)
+MASKS = (4, 2, 256, 256)
 GROWTH = (2**22, 2**26, 2**30)  # elements, in rows of 32768 classes
 
 Steps = dict[tuple[str, str], Callable[[], object]]  # by provider and mode
@@ -142,7 +143,7 @@ def least_steps(batch: Batch) -> Steps:
     }
 
 
-TINY_CALLS = {"tiny call": backward, "smoothing 0": unsmoothed, "smoothing 0, forward": unsmoothed_forward}
+CALLS = {"call": backward, "smoothing 0": unsmoothed, "smoothing 0, forward": unsmoothed_forward}
 DERIVATIVES = {
     "vmap(grad)": per_sample,
     "vmap": samples,
@@ -213,7 +214,7 @@ def suites(threads: int) -> Iterator[tuple[Batch, Callable[[Batch], Steps]]]:
     yield Batch(LARGE, half, threads), autocast_steps
     for shape in (TINY, MIDDLE, LARGE):
         yield Batch(shape, single, threads), compiled_steps
-    for shape, kinds in ((TINY, TINY_CALLS), (MIDDLE, DERIVATIVES)):
+    for shape, kinds in ((TINY, CALLS), (MASKS, CALLS), (MIDDLE, DERIVATIVES)):
         for name, make in kinds.items():
             yield Batch(shape, single, threads), lambda batch, name=name, make=make: pair(name, make, *batch.inputs())
     yield Batch(TINY, single, threads), least_steps

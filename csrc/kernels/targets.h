@@ -12,9 +12,8 @@ size_t ls_plan_scratch_bytes(const ls_problem *problem);
 /* Checks targets and prior, and makes the plan in `scratch`. Sets *mean_is_nan if `mean` has nothing to divide by. */
 ls_status ls_make_plan(const ls_problem *problem, void *scratch, ls_plan *plan, int *mean_is_nan, ls_error *error);
 
-/* The largest sum of s, in a row of probability targets, for which the plan's grad_scale leaves room in fp16, whatever the
- * logits: probabilities that sum to about 1 have plenty. Takes what a run has found; returns 1 if that was more and the plan has
- * another grad_scale now, with which the run must be repeated. */
+/* Gradients of probability targets are as large as their rows' sums of s, and these the run alone knows. Takes the largest: where
+ * fp16 has no room for it the plan gets another grad_scale, and 1 says that the run must be repeated. */
 int ls_make_room(ls_plan *plan, double largest_s_sum);
 
 #endif
