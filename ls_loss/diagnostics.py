@@ -95,7 +95,8 @@ def empty_cache() -> None:
     """Gives back to the system the gradient memory that is kept for the next calls.
 
     Gradients of 256 KiB and more come from memory that is kept when it is freed, since touching fresh memory costs more
-    than the arithmetic. The system cannot take back what a loop of steps shorter than a second leaves there: call this
-    after training where memory is short. The environment variable ``LS_LOSS_CACHE=0``, read at import, switches that off.
+    than the arithmetic; so does working memory of 4 MiB and more. The system cannot take back what a loop of steps
+    shorter than a second leaves there: call this after training where memory is short. The environment variable
+    ``LS_LOSS_CACHE=0``, read at import, switches that off.
     """
     _C.empty_cache()

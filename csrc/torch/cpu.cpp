@@ -10,7 +10,6 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Reduction.h>
-#include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
 #include <string_view>
@@ -137,7 +136,7 @@ LossAndGradient compute(const Call &call, bool with_gradient) {
     c10::DataPtr heap;
     void *scratch = stack;
     if (const auto bytes = ls_scratch_bytes(&problem); bytes > sizeof stack) {
-        heap = c10::GetCPUAllocator()->allocate(bytes);
+        heap = grad_buffer::scratch(bytes);
         scratch = heap.get();
     }
     ls_error error{};

@@ -98,6 +98,7 @@ class Parked {
 
 Parked<1> large;
 Parked<4> small;
+Parked<1> working; // in a place of its own: in the gradient's it would be taken for one
 
 size_t unit_of(size_t bytes) { return bytes < large_block ? small_unit : huge_page; }
 
@@ -147,6 +148,13 @@ void free_data(void *data) {
     put(block);
 }
 
+void free_scratch(void *data) {
+    Block *const block = Block::of(data);
+    if (!keeping) return release(block);
+    offer_pages(block);
+    working.put(block);
+}
+
 class Allocator final : public c10::Allocator {
   public:
     c10::DataPtr allocate(size_t bytes) override {
@@ -176,13 +184,25 @@ at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype) {
     return at::detail::empty_generic(sizes, allocator, c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, std::nullopt);
 }
 
+c10::DataPtr scratch(size_t bytes) {
+    if (bytes < large_block) return c10::GetCPUAllocator()->allocate(bytes);
+    Block *block = working.take(bytes);
+    if (!block) block = map(bytes);
+    if (!block) {
+        empty_cache();
+        return c10::GetCPUAllocator()->allocate(bytes);
+    }
+    return {block->data(), block->data(), free_scratch, c10::Device(c10::DeviceType::CPU)};
+}
+
 void empty_cache() {
     large.clear();
     small.clear();
+    working.clear();
 }
 
 bool keeps_blocks() { return keeping; }
 
-size_t kept_bytes() { return large.bytes() + small.bytes(); }
+size_t kept_bytes() { return large.bytes() + small.bytes() + working.bytes(); }
 
 } // namespace ls_loss::grad_buffer
