@@ -241,6 +241,24 @@ def test_fp16_gradients_of_counts_do_not_overflow(shape, reduction):
         check(largest, counts, f"counts, {shape}", reduction=reduction, label_smoothing=0.1)
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_fp16_counts_beside_a_row_that_is_not_finite(value):
+    logits, _ = cases.batch((3, 4), torch.float16)
+    counts = torch.zeros(3, 4, dtype=torch.float16)
+    counts[0, 0], counts[1, 1] = value, 2000
+    leaf = logits.clone().requires_grad_()
+    ls_loss.cross_entropy(leaf, counts, reduction="sum").backward()
+    expected = expect(logits[1:], counts[1:], reduction="sum")
+    assert_within(leaf.grad[1:], expected.grad, expected.grad_tolerance, "the other rows")
+
+
+def test_fp16_sums_close_above_a_power_of_two():
+    """The power of two that makes room is found exactly: a logarithm that rounds down would ask for room for ever."""
+    q, weight = torch.zeros(1, 10, dtype=torch.float16), torch.ones(10, dtype=torch.float16)
+    q[0, 0], q[0, 9], weight[9] = 4096, 2**-20, 2**-20
+    check(torch.zeros(1, 10, dtype=torch.float16), q, "a sum of 4096 + 2^-40", weight=weight)
+
+
 def test_leaf_gets_and_accumulates():
     logits, target = cases.batch((6, 9))
     x = logits.clone().requires_grad_()

@@ -82,9 +82,16 @@ def test_derivatives_of_a_traced_gradient():
     torch.testing.assert_close(second, torch.autograd.grad(native, expected, v)[0])
     with pytest.raises(NotImplementedError, match="_scale_ has no derivative"):
         OPS._scale_(grad, torch.tensor(2.0), torch.tensor(1.0), None, -100, 1)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(torch.ones(4, 5), torch.ones(4, 5))
+        with pytest.raises(NotImplementedError, match="_scale_ has no derivative"):
+            OPS._scale_(dual, torch.tensor(2.0), torch.tensor(1.0), None, -100, 1)
 
 
 def test_the_loss_dtype_of_autocast_is_kept():
+    logits, _ = cases.batch((4, 5), torch.bfloat16)
+    soft = cases.probabilities((4, 5), torch.bfloat16).requires_grad_()  # which the kernel does not differentiate
+    assert OPS._loss(logits, soft, None, 1, -100, 0.1, None, 1, 0, torch.float32).dtype == torch.float32
     logits, target = cases.batch((4, 5), torch.bfloat16)
     leaf = logits.clone().requires_grad_()
     loss = OPS._loss(leaf, target, None, 1, -100, 0.1, None, 1, 0, torch.float32)

@@ -52,6 +52,7 @@ GLUE_TESTS = {
         "routing",
         "special_values",
         "compile_basic",
+        "traced",
     ],
     "composite.cpp": [
         "autograd",
@@ -67,7 +68,7 @@ GLUE_TESTS = {
     "autocast.cpp": ["vmap_kernel", "transform_levels", "autocast"],
     "routing.cpp": ["routing", "transforms", "transform_levels", "errors", "dispatch"],
     "cpu.cpp": ["routing", "forward", "errors", "registration", "backward", "grad_output"],
-    "kernel_terms.cpp": ["errors", "registration"],
+    "kernel_terms.cpp": ["errors", "registration", "faults"],
     "smooth_labels.cpp": ["routing", "dispatch", "registration", "transforms", "errors"],
     "grad_buffer.cpp": ["grad_buffer", "faults"],
     "meta.cpp": ["registration", "routing", "compile_basic"],

@@ -152,6 +152,14 @@ static void run_waves(run *all) {
     }
 }
 
+static void run_all(run *all) {
+    const schedule *schedule = all->schedule;
+    if (schedule->how == SHARED_ROWS)
+        run_waves(all);
+    else
+        ls_share(schedule->workers, schedule->units, run_units, all);
+}
+
 static double total_of(const ls_sum *sums, int64_t units) {
     double high = 0, low = 0;
     for (int64_t unit = 0; unit < units; unit++) {
@@ -197,12 +205,8 @@ ls_status ls_cross_entropy(const ls_problem *problem, void *scratch, ls_error *e
 
     ls_sum *sums = (ls_sum *)(void *)((char *)scratch + aligned(ls_plan_scratch_bytes(problem)));
     run all = {&plan, &ls_active_kernels()->of[problem->dtype], &schedule, sums, (char *)(sums + schedule.units), 0};
-    do {
-        if (schedule.how == SHARED_ROWS)
-            run_waves(&all);
-        else
-            ls_share(schedule.workers, schedule.units, run_units, &all);
-    } while (ls_make_room(&plan, largest_s_sum(sums, schedule.units)));
+    run_all(&all);
+    if (ls_make_room(&plan, largest_s_sum(sums, schedule.units))) run_all(&all);
 
     if (problem->reduction != LS_NONE)
         element_put(problem->loss, problem->loss_dtype, 0, mean_is_nan ? (double)NAN : total_of(sums, schedule.units));

@@ -95,9 +95,10 @@ LS_INLINE void add_losses(ls_sum *total, int slot, vec_f64 loss, int64_t count) 
     store_f64(total->low + slot, add_f64(load_f64(total->low + slot), lost));
 }
 
-/* The same rows' s_sum, by which no entry of their gradients is larger: see ls_make_room(). NaN is passed over. */
+/* The same rows' s_sum, for ls_make_room(). What is not finite makes its own row so, and is passed over. */
 LS_INLINE void keep_largest(ls_sum *total, int slot, vec_f64 s_sum, int64_t count) {
-    const vec_f64 x = zero_unless_f64(lanes_below_f64(count), s_sum);
+    const mask_f64 counts = both_f64(lanes_below_f64(count), less_f64(s_sum, splat_f64((double)INFINITY)));
+    const vec_f64 x = zero_unless_f64(counts, s_sum);
     store_f64(total->largest_s_sum + slot, max_keep_f64(x, load_f64(total->largest_s_sum + slot)));
 }
 

@@ -223,8 +223,10 @@ static void make_s(ls_plan *plan, plan_memory *memory, const double *weight, con
 #define HALF_BOUND 0x1p15
 static double half_scale(double bound) {
     if (!(bound > 0 && bound <= DBL_MAX)) return 1;
-    double exponent = 15 - ceil(log2(bound));
-    return exp2(exponent > 120 ? 120 : exponent < -120 ? -120 : exponent);
+    int above; /* bound <= 2^above; log2 would round what lies close above a power of two down to it */
+    if (frexp(bound, &above) == 0.5) above--;
+    const int exponent = 15 - above;
+    return ldexp(1, exponent > 120 ? 120 : exponent < -120 ? -120 : exponent);
 }
 
 /* Times the bound of gradients of probabilities that sum to 1. More than that is found by the run: see ls_make_room(). */
@@ -300,7 +302,7 @@ int ls_make_room(ls_plan *plan, double largest_s_sum) {
     const ls_problem *problem = plan->problem;
     if (problem->dtype != LS_F16 || has_index_targets(problem) || !problem->grad_logits) return 0;
     const double bound = plan->beta * largest_s_sum;
-    if (!(bound * plan->grad_scale > HALF_BOUND) || isinf(bound)) return 0;
+    if (!(bound * plan->grad_scale > HALF_BOUND)) return 0;
     plan->grad_scale = half_scale(bound);
     return 1;
 }

@@ -12,8 +12,9 @@ size_t ls_plan_scratch_bytes(const ls_problem *problem);
 /* Checks targets and prior, and makes the plan in `scratch`. Sets *mean_is_nan if `mean` has nothing to divide by. */
 ls_status ls_make_plan(const ls_problem *problem, void *scratch, ls_plan *plan, int *mean_is_nan, ls_error *error);
 
-/* Gradients of probability targets are as large as their rows' sums of s, and these the run alone knows. Takes the largest: where
- * fp16 has no room for it the plan gets another grad_scale, and 1 says that the run must be repeated. */
+/* Gradients of probability targets are as large as their rows' sums of s, negative probabilities aside, and these the run alone
+ * knows. Takes the largest: where fp16 has no room for it the plan gets another grad_scale, and 1 says that the run must be
+ * repeated, once. */
 int ls_make_room(ls_plan *plan, double largest_s_sum);
 
 #endif

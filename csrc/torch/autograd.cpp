@@ -137,8 +137,9 @@ at::Tensor traced_loss(const Call &call) {
 
 void traced_scale_(at::Tensor grad, const at::Tensor &grad_output, const at::Tensor &factor, const OptionalTensor &target,
                    c10::SymInt ignore_index, int64_t dim) {
-    const bool wanted = at::GradMode::is_enabled() && (grad.requires_grad() || grad_output.requires_grad());
-    TORCH_CHECK_NOT_IMPLEMENTED(!wanted && !grad_output._fw_grad(/*level=*/0).defined(),
+    const bool recorded = at::GradMode::is_enabled() && (grad.requires_grad() || grad_output.requires_grad());
+    const bool has_tangent = grad._fw_grad(/*level=*/0).defined() || grad_output._fw_grad(/*level=*/0).defined();
+    TORCH_CHECK_NOT_IMPLEMENTED(!recorded && !has_tangent,
                                 "ls_loss::_scale_ has no derivative: trace the backward of the loss with create_graph=True");
     const at::AutoDispatchBelowADInplaceOrView below;
     call_scale_(grad, grad_output, factor, target, std::move(ignore_index), dim);

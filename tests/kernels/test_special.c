@@ -91,27 +91,35 @@ void test_offset_invariance(void) {
     }
 }
 
-/* No rows, in every way there is; nothing may be read or divided. */
-/* Counts in place of probabilities, which sum to `sum` in the last row. In fp16 the gradient needs more room than a first run leaves:
- * in rows, short rows, planes, and a row that threads share. */
+static void check_counts(const int64_t *shape, double sum, double rest, double of_first) {
+    test_case options = plain_case(LS_F16, shape[0], shape[1], shape[2]);
+    options.target_kind = LS_PROBABILITIES;
+    options.label_smoothing = .1;
+    options.reduction = LS_MEAN;
+    options.logits = LOGITS_WRONG;
+    sample *made = make_sample(&options);
+    const int64_t last = rows_of(&options) - 1;
+    if (last > 0) made->probabilities[element_index(&options, 0, 0)] = of_first;
+    for (int64_t k = 0; k < options.classes; k++)
+        made->probabilities[element_index(&options, last, k)] = k == 1 ? sum : k == 2 ? rest : 0;
+    check(made);
+    free_sample(made);
+}
+
+/* Counts in place of probabilities. From a sum of 256 on the gradient needs more room in fp16 than a first run leaves: in rows, short
+ * rows, planes, and a row that threads share. Sums close above a power of two; and beside a row of NaN. */
 void test_probability_sums(void) {
     static const int64_t shapes[][3] = {{5, 2000, 1}, {70, 10, 1}, {2, 10, 30}, {1, 70000, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (double sum = 16; sum <= 4096; sum *= 4) {
-            test_case options = plain_case(LS_F16, shapes[i][0], shapes[i][1], shapes[i][2]);
-            options.target_kind = LS_PROBABILITIES;
-            options.label_smoothing = .1;
-            options.reduction = LS_MEAN;
-            options.logits = LOGITS_WRONG;
-            sample *made = make_sample(&options);
-            for (int64_t k = 0; k < options.classes; k++)
-                made->probabilities[element_index(&options, rows_of(&options) - 1, k)] = k == 1 ? sum : 0;
-            check(made);
-            free_sample(made);
+            check_counts(shapes[i], sum, 0, 1);
+            check_counts(shapes[i], sum, 0x1p-24, 1);
+            check_counts(shapes[i], sum, 0, (double)NAN);
         }
     }
 }
 
+/* No rows, in every way there is; nothing may be read or divided. */
 void test_empty(void) {
     static const int64_t shapes[][3] = {{0, 5, 1}, {0, 5, 4}, {3, 5, 0}, {0, 1, 1}, {0, 40000, 1}};
     for (int i = 0; i < 5 * 3 * 4 * CONVENTIONS * 2; i++) {
