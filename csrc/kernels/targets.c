@@ -86,7 +86,8 @@ static void add_exactly(double *sum, double *lost, double x) {
     *sum = total;
 }
 
-/* What is right for a target. Sign bits of differences tell, for SSE2, for which this is compiled, compares no 64-bit integers. */
+/* What a target is held against. The two tests below read sign bits of differences where comparisons would be plainer: this file is
+ * compiled for SSE2, which does not compare 64-bit integers, and the loop over them must vectorise. */
 typedef struct {
     uint64_t num_classes, ignore_index;
     uint64_t beyond; /* all ones if targets are uint64: one that is negative as an int64 is not ignore_index */

@@ -1,4 +1,5 @@
-// Torch's dtypes and tensors' memory in the kernels' terms, and their status as torch's exceptions. For the files that call kernels.
+// Torch's dtypes and tensors' memory in the kernels' terms, and the kernels' status as torch's exceptions.
+// For the files that call kernels.
 #pragma once
 
 #include "ls_kernels.h"
