@@ -109,7 +109,8 @@ distclean: clean ## clean, and remove .venv
 
 # Set-up
 
-# What is installed is checked against the hashes in requirements-*.lock; torch alone, of which there are many builds, is not.
+# What is installed is checked against the hashes in requirements-*.lock; torch, of which there are many builds, is not, nor are
+# uv and MathJax, which are for the maintainer's lock and docs alone.
 
 INSTALL := python -m pip install --disable-pip-version-check --progress-bar off
 LOCKED := $(INSTALL) --no-deps --require-hashes
@@ -191,7 +192,7 @@ reproducible: $(TOOLS) ## two wheels, compiled in two folders: are they the same
 sbom: $(BUILT) ## build/sbom.cdx.json: what ls_loss needs and what the development environment holds, with licences
 	python tools/sbom.py build/sbom.cdx.json
 
-# The kernels' own tests: one program, compiled three ways. No torch and no Python.
+# The kernels' own tests: one program, compiled plainly, with sanitizers and for aarch64. No torch and no Python.
 
 OTHER_PROGRAMS := %/exp_table.c %/exp_table_isa.c %/fuzz_kernels.c
 KERNEL_TEST_SOURCES := $(filter-out $(OTHER_PROGRAMS),$(wildcard csrc/kernels/*.c tests/kernels/*.c))
@@ -308,7 +309,7 @@ test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind
 analyze: have-$(CLANG_TIDY) have-cppcheck ## gcc -fanalyzer, clang-tidy and cppcheck on the kernels; five minutes
 	CLANG_TIDY=$(CLANG_TIDY) tools/analyze.sh
 
-mutants: $(BUILT) ## plants some 180 bugs in kernels and glue and shows which the tests miss; an hour and a half
+mutants: $(BUILT) ## plants some 200 bugs in kernels and glue and shows which the tests miss; an hour and a half
 	python tools/mutate.py
 
 trust: $(BUILT) ## all of these and the measured accuracy, as docs/trust.md; three and a half hours. tools/trust.py takes single parts

@@ -81,9 +81,10 @@ def cross_entropy(
     .. note::
         Unlike the native function, this one takes targets of every integer dtype, raises for a ``label_smoothing`` that
         is negative or NaN (native ignores it), and leaves the gradient of ignored rows 0 even where their logits are
-        not finite. Loss and gradient of 16-bit logits are computed in 32 bits and rounded once. What the CPU kernel
-        does not serve (other devices, sparse or complex logits, tensor subclasses with a ``__torch_dispatch__``) is
-        computed by native operators.
+        not finite. Loss and gradient of 16-bit logits are computed in 32 bits and rounded once; a gradient
+        from further up, other than 1, rounds once more. What the CPU kernel does not serve (other devices, sparse or
+        complex logits, tensor subclasses with a ``__torch_dispatch__``) is left to native operators, which compute it
+        or raise.
 
     Examples::
 

@@ -1,7 +1,6 @@
 """The pages in docs/ are true: their Python runs, what they say is printed is printed, links and figures lead somewhere.
 
-Blocks of a page run in order in one namespace, as a reader would; what they need and a reader has (a model, data) stands before
-them in the page as a comment that begins with `setup`. Must not need Sphinx, but for the test of the site.
+Blocks of a page run in order in one namespace, as a reader would run them. Must not need Sphinx, but for the test of the site.
 """
 
 import importlib.util
@@ -21,7 +20,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-BLOCK = re.compile(r"^( *)(?:```python|<!-- setup)\n(.*?)^ *(?:```|-->)$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 OUTPUT = re.compile(r"^```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OPTIONAL = {
     "accelerate",

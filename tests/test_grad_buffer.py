@@ -1,4 +1,4 @@
-"""Memory of large gradients: one freed block is kept and serves the next gradient that resembles it.
+"""Memory of large gradients: freed blocks are kept, a large one and four smaller, and serve gradients that resemble them.
 
 To everyone else they are ordinary tensors, in every thread, in forked children and at exit.
 """

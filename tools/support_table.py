@@ -86,7 +86,7 @@ FEATURES = {
         "First, second and third": (probes.higher_derivatives, "From the second on a composite of native operators."),
         "torch.func: grad, hessian, jacrev, jacfwd, vmap": (
             probes.transforms,
-            "First derivatives, losses and gradients of samples by the kernel; the rest by native operators.",
+            "For class indices first derivatives, losses and gradients of samples by the kernel; the rest by native operators.",
         ),
         "torch.func.jacfwd of losses that share smoothed logits": (
             probes.transforms_of_shared_logits,

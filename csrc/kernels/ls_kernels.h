@@ -22,7 +22,7 @@
  *
  * Special values. A NaN or a +inf in a row, or a row of nothing but -inf, makes that row's loss and gradient NaN and touches
  * no other row. A logit of -inf has probability 0; with beta > 0 the loss is +inf and the gradient finite. The content of an
- * ignored row (LS_TORCH) is never read and its gradient is exactly 0. `mean` over no rows is NaN, its gradient 0.
+ * ignored row (LS_TORCH) does not matter and its gradient is exactly 0. `mean` over no rows is NaN, its gradient 0.
  *
  * Determinism. Loss and gradient have the same bits for every thread count: shape, strides, dtype and ISA alone decide the
  * arithmetic. Nothing outside the given elements is read or written, whatever the alignment.
@@ -145,7 +145,7 @@ ls_status ls_smooth_labels(const void *target, ls_target_kind target_kind, int64
                            const void *prior, ls_dtype prior_dtype, void *distribution, ls_dtype dtype, ls_error *error);
 
 /* Instruction sets: "scalar", "avx2" (with FMA and F16C), "avx512", "neon". The best one that CPU and operating system support
- * is used unless another is selected. */
+ * is used unless another is selected, but for the AVX-512 of CPUs that slow down for it (no VBMI2): AVX2 is the best there. */
 const char *ls_isa(void);
 int ls_isa_available(const char *name); /* 1 if this build and this machine have it */
 int ls_isa_select(const char *name);    /* 1 if selected, 0 if unavailable (nothing changes); NULL: the best */

@@ -1,5 +1,5 @@
-// One call of the loss as a struct, and the ops below autograd as functions. Every file of the glue uses it; it knows nothing
-// of kernels, memory or autograd.
+// One call of the loss as a struct, and the ops below autograd as functions. What computes or routes a call uses it; it knows
+// nothing of kernels, memory or autograd.
 #pragma once
 
 #include "convention.h"

@@ -1,4 +1,4 @@
-// The schema of every op, and typed calls of those below autograd. Kernels are attached in the files named after the keys.
+// The schema of every op, and typed calls of those below autograd. Kernels are attached at the end of the files that hold them.
 #include "call.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
