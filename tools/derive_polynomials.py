@@ -1,6 +1,7 @@
 """Derives the coefficients in csrc/kernels/exp_log.h, with their error bounds. Needs mpmath; nothing in the product uses it.
 
-exp(r) = 1 + r q(r) on [-ln2/2, ln2/2], error relative to exp(r).
+exp(r) = 1 + r q(r), q(r) = 1 + r p(r), on [-ln2/2, ln2/2], error relative to exp(r). That q(0) is 1 costs nothing; a constant
+that is fitted last, and then rounded to 1, leaves an error that the other coefficients, rounded by then, cannot take up.
 log(1 + f) = 2 s + s z l(z), s = f / (2 + f), z = s^2, for 1 + f in [sqrt(1/2), sqrt(2)], error relative to log(1 + f).
 
 Each polynomial is minimax (Remez); then the coefficients are rounded to the working precision one by one, from the highest
@@ -75,11 +76,17 @@ def main() -> None:
     half = log(2) / 2
 
     def exp_rest(r: mpf) -> mpf:
-        return (exp(r) - 1) / r if chop(r) else mpf(1)
+        return (exp(r) - 1 - r) / r**2 if chop(r) else mpf(1) / 2
 
-    for degree, bits in ((5, 24), (6, 24), (11, 53)):
+    for degree, bits in ((6, 24), (11, 53)):
         derive(
-            f"exp, degree {degree}", exp_rest, lambda r: max(abs(r), mpf("1e-30")) / exp(r), -half, half, degree, bits
+            f"exp, degree {degree}: p",
+            exp_rest,
+            lambda r: max(r**2, mpf("1e-30")) / exp(r),
+            -half,
+            half,
+            degree - 1,
+            bits,
         )
 
     s_end = (sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)

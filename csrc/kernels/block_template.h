@@ -6,11 +6,13 @@
  * block is far from overflow, and precision does not depend on how far below the maximum ref is.
  */
 
-/* Vectors to a piece, over which sums stay in the type of the arithmetic before they go on in double, and how many sums it has
- * in each lane. Few terms in a row keep the last bits where one exp is far larger than the others; what is stored in 16 bits or
- * fp64 has bits to spare. */
-#define PIECE_VECTORS (sizeof(S(elem)) == sizeof(float) ? 16 : 64)
+/* A piece has four sums in each lane, which are added to each other and go on in double: of floats as soon as each holds one term,
+ * after two roundings, of few classes after none, for some row shows each in its last bits; else after 64 vectors, for what is
+ * stored in 16 bits has bits to spare, and fp64 has no wider type. */
+#define PIECE_VECTORS 64
 #define PIECE_SUMS 4
+#define SINGLE_TERMS (sizeof(S(elem)) == sizeof(float))
+#define FEW_CLASSES 256
 
 /* One row's inputs, or a part's: pointers to its first class. */
 typedef struct {
@@ -39,6 +41,8 @@ typedef struct {
     V(vec) max[V(unroll)], sum[PIECE_SUMS], dot[PIECE_SUMS], s_sum[PIECE_SUMS];
 } X(accumulators);
 
+LS_INLINE void X(add_term)(V(vec) * sum, V(vec) term) { *sum = SINGLE_TERMS ? term : V(add)(*sum, term); }
+
 /* Sums over a block, lane by lane. */
 typedef struct {
     double sum[V(lanes)], dot[V(lanes)], s_sum[V(lanes)];
@@ -63,7 +67,7 @@ LS_INLINE void X(sweep_group)(X(part) part, int first, int64_t i, int64_t n, int
         V(vec) x = whole ? S(load)(part.x + i) : V(pick)(counts, S(load_n)(part.x + i, left), V(splat)(-(V(real))INFINITY));
         to->max[u] = V(max_keep)(x, to->max[u]);
         V(vec) e = V(exp)(V(sub)(x, frame->shift), frame->magic, frame->low);
-        to->sum[k] = V(add)(to->sum[k], e);
+        X(add_term)(&to->sum[k], e);
         if (keep && whole) V(store)(exps + i, e);
         if (keep && !whole) V(store_n)(exps + i, e, left);
         if (smoothing == LS_PLAIN) continue;
@@ -77,9 +81,9 @@ LS_INLINE void X(sweep_group)(X(part) part, int first, int64_t i, int64_t n, int
             V(vec) scale = whole ? V(load)(part.q_scale + i) : V(load_n)(part.q_scale + i, left);
             V(vec) s = V(fma)(q, scale, whole ? V(load)(part.q_shift + i) : V(load_n)(part.q_shift + i, left));
             term = V(mul)(s, term);
-            to->s_sum[k] = V(add)(to->s_sum[k], s);
+            X(add_term)(&to->s_sum[k], s);
         }
-        to->dot[k] = V(add)(to->dot[k], whole ? term : V(zero_unless)(counts, term));
+        X(add_term)(&to->dot[k], whole ? term : V(zero_unless)(counts, term));
     }
 }
 
@@ -92,38 +96,52 @@ LS_INLINE V(real) X(largest)(const S(elem) * x, int64_t n, int64_t target) {
     return V(reduce_max)(max);
 }
 
-LS_INLINE V(vec) X(tree)(const V(vec) * v) {
-    V(vec) sums[PIECE_SUMS];
-    for (int u = 0; u < PIECE_SUMS; u++) sums[u] = v[u];
-    for (int n = PIECE_SUMS / 2; n > 0; n /= 2)
-        for (int u = 0; u < n; u++) sums[u] = V(add)(sums[u], sums[u + n]);
-    return sums[0];
+/* The four sums added to those in double, and to each other before or after that. */
+LS_INLINE void X(add_four)(double *to, const V(vec) * v, int in_double) {
+    const V(vec) pairs[2] = {V(add)(v[0], v[2]), V(add)(v[1], v[3])}, four = V(add)(pairs[0], pairs[1]);
+    for (int part = 0; part < V(parts); part++, to += lanes_f64) {
+        vec_f64 sum = V(part)(four, part);
+        if (in_double)
+            sum = add_f64(add_f64(V(part)(v[0], part), V(part)(v[2], part)), add_f64(V(part)(v[1], part), V(part)(v[3], part)));
+        store_f64(to, add_f64(load_f64(to), sum));
+    }
+}
+
+/* Lets the sums of a piece go on in double, and begins them anew. */
+LS_INLINE void X(flush)(X(accumulators) * to, X(lane_sums) * sums, ls_smoothing smoothing, int in_double) {
+    X(add_four)(sums->sum, to->sum, in_double);
+    if (smoothing != LS_PLAIN) X(add_four)(sums->dot, to->dot, in_double);
+    if (smoothing == LS_DENSE) X(add_four)(sums->s_sum, to->s_sum, in_double);
+    for (int k = 0; k < PIECE_SUMS; k++) to->sum[k] = to->dot[k] = to->s_sum[k] = V(splat)(0);
 }
 
 /* Adds a piece of n classes of a block, whose exps it stores. `target` is relative to the piece, and out of [0, n) if it is
  * elsewhere. A group that fills only some of the sums goes to the first ones if it is whole, else to the last: no sum gets many
  * more terms than the others. */
 LS_INLINE void X(sweep_piece)(X(part) part, int64_t n, int64_t target, V(real) * exps, const X(frame_vectors) * frame,
-                              X(accumulators) * to, X(lane_sums) * sums, ls_smoothing smoothing, int keep) {
+                              X(accumulators) * to, X(lane_sums) * sums, ls_smoothing smoothing, int keep, int in_double) {
     const int64_t group = V(unroll) * V(lanes);
-    for (int k = 0; k < PIECE_SUMS; k++) to->sum[k] = to->dot[k] = to->s_sum[k] = V(splat)(0);
     const int groups = PIECE_SUMS / V(unroll);
-    _Static_assert(PIECE_SUMS % V(unroll) == 0, "a group fills some of a piece's sums, or all");
+    _Static_assert(PIECE_SUMS == 4 && PIECE_SUMS % V(unroll) == 0, "a group fills some of a piece's four sums, or all");
     const int64_t whole = n - n % group;
     int64_t i = 0, stop = target >= 0 && target < whole ? target - target % group : whole;
     for (;;) {
-        for (; i + groups * group <= stop; i += groups * group)
+        for (; i + groups * group <= stop; i += groups * group) {
             for (int g = 0; g < groups; g++)
                 X(sweep_group)(part, g * V(unroll), i + g * group, n, target, exps, frame, to, smoothing, keep, 1);
-        for (; groups > 1 && i < stop; i += group) X(sweep_group)(part, 0, i, n, target, exps, frame, to, smoothing, keep, 1);
+            if (SINGLE_TERMS) X(flush)(to, sums, smoothing, in_double);
+        }
+        for (; groups > 1 && i < stop; i += group) {
+            X(sweep_group)(part, 0, i, n, target, exps, frame, to, smoothing, keep, 1);
+            if (SINGLE_TERMS) X(flush)(to, sums, smoothing, in_double);
+        }
         if (i >= n) break;
         X(sweep_group)(part, PIECE_SUMS - V(unroll), i, n, target, exps, frame, to, smoothing, keep, 0);
+        if (SINGLE_TERMS) X(flush)(to, sums, smoothing, in_double);
         i += group;
         stop = whole;
     }
-    V(accumulate)(sums->sum, X(tree)(to->sum));
-    if (smoothing != LS_PLAIN) V(accumulate)(sums->dot, X(tree)(to->dot));
-    if (smoothing == LS_DENSE) V(accumulate)(sums->s_sum, X(tree)(to->s_sum));
+    if (!SINGLE_TERMS) X(flush)(to, sums, smoothing, 0);
 }
 
 LS_INLINE double X(add_lanes)(const double *sums) {
@@ -134,18 +152,19 @@ LS_INLINE double X(add_lanes)(const double *sums) {
 
 /* Sums over n classes of a block, whose exps it stores; returns its largest logit. */
 LS_INLINE V(real) X(sweep_block)(X(part) part, int64_t n, int64_t target, V(real) * exps, V(frame) frame, ls_row_sums *block,
-                                 ls_smoothing smoothing, int keep) {
+                                 ls_smoothing smoothing, int keep, int in_double) {
     const V(real) magic = V(MAGIC) - frame.exponent;
     const V(real) low = (frame.exponent + V(MIN_EXPONENT)) * (V(real))LN2;
     const X(frame_vectors) vectors = {V(splat)(frame.shift), V(splat)(magic), V(splat)(low), V(splat)(frame.ref)};
     X(accumulators) to;
     X(lane_sums) sums = {{0}, {0}, {0}};
+    for (int k = 0; k < PIECE_SUMS; k++) to.sum[k] = to.dot[k] = to.s_sum[k] = V(splat)(0);
     for (int u = 0; u < V(unroll); u++) to.max[u] = V(splat)(V(LEAST));
     const int64_t piece = PIECE_VECTORS * V(lanes);
     for (int64_t at = 0; at < n; at += piece) {
         const int64_t length = n - at < piece ? n - at : piece;
         X(sweep_piece)(X(part_at)(part, at, smoothing), length, target - at, keep ? exps + at : NULL, &vectors, &to, &sums,
-                       smoothing, keep);
+                       smoothing, keep, in_double);
     }
     block->sum = X(add_lanes)(sums.sum);
     if (smoothing != LS_PLAIN) block->dot = X(add_lanes)(sums.dot);
@@ -169,6 +188,7 @@ LS_INLINE double X(sum_of_s)(const ls_plan *plan, int64_t begin, int64_t end, in
 /* Sweeps classes [begin, end) of a row, at most a chunk. `frames` gets one entry per block. */
 LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, int64_t target,
                                      V(real) * exps, ls_frame *frames, ls_smoothing smoothing, int keep) {
+    const int in_double = SINGLE_TERMS && plan->problem->num_classes <= FEW_CLASSES;
     const int64_t guess = 64 < end - begin ? 64 : end - begin;
     V(frame) frame = V(frame_at)(X(largest)(row.x + begin, guess, target - begin));
     ls_row_sums total = {0, 0, 0, (double)frame.shift, (double)frame.exponent, (double)frame.ref};
@@ -179,7 +199,7 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
         ls_row_sums block;
         for (;;) {
             block = (ls_row_sums){0};
-            const V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep);
+            const V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep, in_double);
             if (!(max > frame.ref + MARGIN)) break;
             frame = V(frame_at)(max);
             move_sums(&total, (double)frame.shift, (double)frame.exponent, (double)frame.ref);

@@ -32,27 +32,27 @@
 #define LN2_HIGH_f64 0x1.62e42fefa2000p-1
 #define LN2_LOW_f64 0x1.9ef35793c7673p-41
 
-/* q of degree 5 in r, so exp of degree 6: 0.29 x 2^-24 on [-ln2/2, ln2/2]. */
+/* q of degree 5 in r, so exp of degree 6: 0.06 x 2^-24 on [-ln2/2, ln2/2]. q(0) is 1. */
 LS_INLINE vec_f32 exp_rest_f32(vec_f32 r) {
-    vec_f32 q = fma_f32(splat_f32(0x1.6ae73ap-10f), r, splat_f32(0x1.126782p-7f));
-    q = fma_f32(q, r, splat_f32(0x1.555822p-5f));
-    q = fma_f32(q, r, splat_f32(0x1.55541ap-3f));
+    vec_f32 q = fma_f32(splat_f32(0x1.6a2448p-10f), r, splat_f32(0x1.1239d4p-7f));
+    q = fma_f32(q, r, splat_f32(0x1.5558f2p-5f));
+    q = fma_f32(q, r, splat_f32(0x1.555492p-3f));
     q = fma_f32(q, r, splat_f32(0x1.fffffcp-2f));
     return fma_f32(q, r, splat_f32(1.0f));
 }
 
-/* Degree 10, so exp of degree 11: 0.37 x 2^-53. */
+/* Degree 10, so exp of degree 11: 0.10 x 2^-53. */
 LS_INLINE vec_f64 exp_rest_f64(vec_f64 r) {
-    vec_f64 q = fma_f64(splat_f64(0x1.ad599a496dc7ap-26), r, splat_f64(0x1.28af9baeeff91p-22));
-    q = fma_f64(q, r, splat_f64(0x1.71df48b5f8472p-19));
-    q = fma_f64(q, r, splat_f64(0x1.a01997574dfa5p-16));
-    q = fma_f64(q, r, splat_f64(0x1.a01a0111e8bcap-13));
-    q = fma_f64(q, r, splat_f64(0x1.6c16c1855d585p-10));
-    q = fma_f64(q, r, splat_f64(0x1.111111112f4a4p-7));
-    q = fma_f64(q, r, splat_f64(0x1.55555555501ccp-5));
-    q = fma_f64(q, r, splat_f64(0x1.55555555554d3p-3));
-    q = fma_f64(q, r, splat_f64(0x1.0000000000008p-1));
-    return fma_f64(q, r, splat_f64(0x1.fffffffffffffp-1));
+    vec_f64 q = fma_f64(splat_f64(0x1.ad7f7d7f315d1p-26), r, splat_f64(0x1.28ad688d6e686p-22));
+    q = fma_f64(q, r, splat_f64(0x1.71df2536f93afp-19));
+    q = fma_f64(q, r, splat_f64(0x1.a0199a170c33bp-16));
+    q = fma_f64(q, r, splat_f64(0x1.a01a012a6c2d6p-13));
+    q = fma_f64(q, r, splat_f64(0x1.6c16c18426540p-10));
+    q = fma_f64(q, r, splat_f64(0x1.1111111127b90p-7));
+    q = fma_f64(q, r, splat_f64(0x1.555555555088dp-5));
+    q = fma_f64(q, r, splat_f64(0x1.55555555554fap-3));
+    q = fma_f64(q, r, splat_f64(0x1.000000000000ap-1));
+    return fma_f64(q, r, splat_f64(1.0));
 }
 
 LS_INLINE vec_f32 exp_f32(vec_f32 d, vec_f32 magic, vec_f32 low) {

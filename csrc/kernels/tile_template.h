@@ -71,38 +71,47 @@ LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c
     }
 }
 
-/* A sum by fours, each of two pairs: few roundings in a row. */
+/* A sum in double of `together` = 1, 2 or 4 terms at a time; 2, and 2 such pairs, are added in the type of the arithmetic. */
 typedef struct {
-    V(vec) all, pair, single;
-} X(fours);
+    vec_f64 all[V(parts)];
+    V(vec) pair, single;
+} X(sum);
 
-LS_INLINE void X(add_kth)(X(fours) * to, int k, V(vec) v) {
-    if (k % 2 == 0)
+LS_INLINE void X(add_to_all)(X(sum) * to, V(vec) v) {
+    for (int part = 0; part < V(parts); part++) to->all[part] = add_f64(to->all[part], V(part)(v, part));
+}
+
+LS_INLINE void X(add_kth)(X(sum) * to, int k, V(vec) v, int together) {
+    if (together == 1)
+        X(add_to_all)(to, v);
+    else if (k % 2 == 0)
         to->single = v;
+    else if (together == 2)
+        X(add_to_all)(to, V(add)(to->single, v));
     else if (k % 4 == 1)
         to->pair = V(add)(to->single, v);
     else
-        to->all = V(add)(to->all, V(add)(to->pair, V(add)(to->single, v)));
+        X(add_to_all)(to, V(add)(to->pair, V(add)(to->single, v)));
 }
 
-LS_INLINE V(vec) X(sum_of)(const X(fours) * from, int count) {
-    V(vec) sum = from->all;
-    if (count % 2) sum = V(add)(sum, from->single);
-    if (count % 4 >= 2) sum = V(add)(sum, from->pair);
-    return sum;
+/* `count` terms have been added. */
+LS_INLINE void X(accumulate)(double *sums, X(sum) * from, int count, int together) {
+    if (count % together % 2) X(add_to_all)(from, from->single);
+    if (count % together >= 2) X(add_to_all)(from, from->pair);
+    for (int part = 0; part < V(parts); part++, sums += lanes_f64) store_f64(sums, add_f64(load_f64(sums), from->all[part]));
 }
 
 /* What the classes of a group have in common for one vector of positions, and their largest logits and sums. */
 typedef struct {
     V(vec) shift, magic, low, ref;
     V(vec) max;
-    X(fours) sum, dot, s_sum;
+    X(sum) sum, dot, s_sum;
     const char *next_x, *next_q, *next_grad; /* requests, see prefetch.h */
 } X(lanes);
 
 /* One vector of positions: class number k of a group, c of all, has its exps stored, and is added. */
 LS_INLINE void X(sweep_class)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int64_t c, int k, int64_t i,
-                              X(lanes) * lanes, ls_smoothing smoothing, int keep, int whole) {
+                              X(lanes) * lanes, ls_smoothing smoothing, int keep, int whole, int together) {
     const int64_t left = tile->positions - i;
     const V(vec) minus_infinity = V(splat)(-(V(real))INFINITY);
     const V(mask) hit = V(is_index)(work->target + i, c);
@@ -121,7 +130,7 @@ LS_INLINE void X(sweep_class)(const ls_plan *plan, const X(tile) * tile, const X
     x = V(pick)(hit, minus_infinity, x);
     lanes->max = V(max_keep)(x, lanes->max);
     V(vec) e = V(exp)(V(sub)(x, lanes->shift), lanes->magic, lanes->low);
-    X(add_kth)(&lanes->sum, k, e);
+    X(add_kth)(&lanes->sum, k, e, together);
     if (keep && whole) V(store)(to, e);
     if (keep && !whole) V(store_n)(to, e, left);
     if (smoothing == LS_PLAIN) return;
@@ -139,17 +148,19 @@ LS_INLINE void X(sweep_class)(const ls_plan *plan, const X(tile) * tile, const X
         const V(vec) q_scale = V(splat)(((const V(real) *)plan->q_scale)[c]);
         const V(vec) q_shift = V(splat)(((const V(real) *)plan->q_shift)[c]);
         const V(vec) s = V(fma)(whole ? S(load)(q) : S(load_n)(q, left), q_scale, q_shift);
-        X(add_kth)(&lanes->s_sum, k, s);
+        X(add_kth)(&lanes->s_sum, k, s, together);
         term = V(mul)(s, term);
     }
-    X(add_kth)(&lanes->dot, k, V(zero_if)(hit, term));
+    X(add_kth)(&lanes->dot, k, V(zero_if)(hit, term), together);
 }
 
 /* One vector of positions: `count` classes from c on, added to the sums of the block, which begins with them, if `first`. */
 LS_INLINE void X(sweep_lanes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int64_t c, int count,
                               const V(real) * shifts, const V(real) * magics, int64_t i, ls_smoothing smoothing, int keep,
-                              int whole, int first) {
-    const X(fours) none = {V(splat)(0), V(splat)(0), V(splat)(0)};
+                              int whole, int first, int together) {
+    X(sum) none;
+    for (int part = 0; part < V(parts); part++) none.all[part] = splat_f64(0);
+    none.pair = none.single = V(splat)(0);
     X(lanes) lanes = {.shift = V(load)(shifts + i), .magic = V(load)(magics + i), .ref = V(load)(work->ref + i)};
     lanes.sum = lanes.dot = lanes.s_sum = none;
     lanes.next_x = ls_prefetch_at(&tile->prefetch_x, c, i);
@@ -160,32 +171,33 @@ LS_INLINE void X(sweep_lanes)(const ls_plan *plan, const X(tile) * tile, const X
     lanes.max = first ? V(splat)(V(LEAST)) : V(load)(work->max + i);
     if (whole && count == PLANE_GROUP) {
 #pragma GCC unroll 8 /* PLANE_GROUP: -O3 finds it too much */
-        for (int k = 0; k < PLANE_GROUP; k++) X(sweep_class)(plan, tile, work, c + k, k, i, &lanes, smoothing, keep, 1);
+        for (int k = 0; k < PLANE_GROUP; k++)
+            X(sweep_class)(plan, tile, work, c + k, k, i, &lanes, smoothing, keep, 1, together);
     } else {
-        for (int k = 0; k < count; k++) X(sweep_class)(plan, tile, work, c + k, k, i, &lanes, smoothing, keep, whole);
+        for (int k = 0; k < count; k++) X(sweep_class)(plan, tile, work, c + k, k, i, &lanes, smoothing, keep, whole, together);
     }
     V(store)(work->max + i, lanes.max);
-    V(accumulate)(work->sum + i, X(sum_of)(&lanes.sum, count));
-    if (smoothing != LS_PLAIN) V(accumulate)(work->dot + i, X(sum_of)(&lanes.dot, count));
-    if (smoothing == LS_DENSE) V(accumulate)(work->s_sum + i, X(sum_of)(&lanes.s_sum, count));
+    X(accumulate)(work->sum + i, &lanes.sum, count, together);
+    if (smoothing != LS_PLAIN) X(accumulate)(work->dot + i, &lanes.dot, count, together);
+    if (smoothing == LS_DENSE) X(accumulate)(work->s_sum + i, &lanes.s_sum, count, together);
 }
 
 LS_INLINE void X(sweep_classes)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version, int64_t c,
-                                int count, ls_smoothing smoothing, int keep, int first) {
+                                int count, ls_smoothing smoothing, int keep, int first, int together) {
     const V(real) *shifts = X(shifts)(work, version), *magics = X(magics)(work, version);
     int64_t i = 0;
     for (; i + V(lanes) <= tile->positions; i += V(lanes))
-        X(sweep_lanes)(plan, tile, work, c, count, shifts, magics, i, smoothing, keep, 1, first);
-    if (i < tile->positions) X(sweep_lanes)(plan, tile, work, c, count, shifts, magics, i, smoothing, keep, 0, first);
+        X(sweep_lanes)(plan, tile, work, c, count, shifts, magics, i, smoothing, keep, 1, first, together);
+    if (i < tile->positions) X(sweep_lanes)(plan, tile, work, c, count, shifts, magics, i, smoothing, keep, 0, first, together);
 }
 
 /* One block of classes for all positions: its largest logits, and its sums, in work->max, sum, dot and s_sum. */
 LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, const X(work) * work, int32_t version,
-                                    int64_t begin, int64_t end, ls_smoothing smoothing, int keep) {
+                                    int64_t begin, int64_t end, ls_smoothing smoothing, int keep, int together) {
     int64_t c = begin;
     for (; c + PLANE_GROUP <= end; c += PLANE_GROUP)
-        X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, c == begin);
-    if (c < end) X(sweep_classes)(plan, tile, work, version, c, (int)(end - c), smoothing, keep, c == begin);
+        X(sweep_classes)(plan, tile, work, version, c, PLANE_GROUP, smoothing, keep, c == begin, together);
+    if (c < end) X(sweep_classes)(plan, tile, work, version, c, (int)(end - c), smoothing, keep, c == begin, together);
 }
 
 /* Sum of s over the classes below c, the target's left out. */
@@ -230,8 +242,8 @@ LS_INLINE int X(any_far_above)(const X(tile) * tile, const X(work) * work) {
 }
 
 /* All classes of a tile. Returns the version of the frames that the sums are relative to. */
-LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(work) * work, ls_smoothing smoothing,
-                                   int keep) {
+LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(work) * work, ls_smoothing smoothing, int keep,
+                                   int together) {
     const int64_t num_classes = plan->problem->num_classes;
     X(tile_max)(tile, work, 0, num_classes < PLANE_GUESS ? num_classes : PLANE_GUESS, work->ref);
     for (int64_t i = 0; i < work->padded; i++) {
@@ -251,7 +263,7 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
         const int64_t end = c + LS_PLANE_BLOCK < num_classes ? c + LS_PLANE_BLOCK : num_classes;
         for (;;) {
             memset(work->sum, 0, bytes);
-            X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep);
+            X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep, together);
             if (!X(any_far_above)(tile, work)) break;
             X(move_frames)(plan, tile, work, version++, c, s_before);
         }
@@ -264,16 +276,25 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
     return version;
 }
 
+/* Floats go on in double after one rounding, those of few classes after none, for some row shows each in its last bits. What is
+ * stored in 16 bits has bits to spare, and fp64 has no wider type. */
+LS_INLINE int32_t X(sweep_tile_of)(const ls_plan *plan, const X(tile) * tile, X(work) * work, ls_smoothing smoothing,
+                                   int keep) {
+    if (sizeof(S(elem)) != sizeof(float)) return X(sweep_tile_as)(plan, tile, work, smoothing, keep, 4);
+    if (plan->problem->num_classes <= LS_PLANE_BLOCK) return X(sweep_tile_as)(plan, tile, work, smoothing, keep, 1);
+    return X(sweep_tile_as)(plan, tile, work, smoothing, keep, 2);
+}
+
 static LS_TARGET int32_t X(sweep_tile)(const ls_plan *plan, const X(tile) * tile, X(work) * work) {
     switch (plan->smoothing) {
     case LS_PLAIN:
-        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_PLAIN, 1) : X(sweep_tile_as)(plan, tile, work, LS_PLAIN, 0);
+        return tile->exps ? X(sweep_tile_of)(plan, tile, work, LS_PLAIN, 1) : X(sweep_tile_of)(plan, tile, work, LS_PLAIN, 0);
     case LS_UNIFORM:
-        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_UNIFORM, 1)
-                          : X(sweep_tile_as)(plan, tile, work, LS_UNIFORM, 0);
+        return tile->exps ? X(sweep_tile_of)(plan, tile, work, LS_UNIFORM, 1)
+                          : X(sweep_tile_of)(plan, tile, work, LS_UNIFORM, 0);
     case LS_VECTOR:
-        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_VECTOR, 1) : X(sweep_tile_as)(plan, tile, work, LS_VECTOR, 0);
+        return tile->exps ? X(sweep_tile_of)(plan, tile, work, LS_VECTOR, 1) : X(sweep_tile_of)(plan, tile, work, LS_VECTOR, 0);
     default:
-        return tile->exps ? X(sweep_tile_as)(plan, tile, work, LS_DENSE, 1) : X(sweep_tile_as)(plan, tile, work, LS_DENSE, 0);
+        return tile->exps ? X(sweep_tile_of)(plan, tile, work, LS_DENSE, 1) : X(sweep_tile_of)(plan, tile, work, LS_DENSE, 0);
     }
 }

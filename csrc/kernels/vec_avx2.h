@@ -10,7 +10,7 @@
 #define LS_TARGET __attribute__((target("avx2,fma,f16c")))
 #define LS_INLINE static inline __attribute__((always_inline)) LS_TARGET
 
-enum { lanes_f32 = 8, unroll_f32 = 2, tile_f32 = 4, lanes_f64 = 4, unroll_f64 = 2, tile_f64 = 1 };
+enum { parts_f32 = 2, parts_f64 = 1, lanes_f32 = 8, unroll_f32 = 2, tile_f32 = 4, lanes_f64 = 4, unroll_f64 = 2, tile_f64 = 1 };
 typedef __m256 vec_f32;
 typedef __m256 mask_f32;
 
@@ -54,13 +54,8 @@ LS_INLINE double reduce_add_f64(vec_f64 v) {
     __m128d a = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(a, _mm_unpackhi_pd(a, a)));
 }
-LS_INLINE double reduce_add_f32(vec_f32 v) {
-    return reduce_add_f64(
-        _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))));
-}
-LS_INLINE void accumulate_f32(double *sums, vec_f32 v) {
-    _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), _mm256_cvtps_pd(_mm256_castps256_ps128(v))));
-    _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))));
+LS_INLINE vec_f64 part_f32(vec_f32 v, int part) {
+    return _mm256_cvtps_pd(part ? _mm256_extractf128_ps(v, 1) : _mm256_castps256_ps128(v));
 }
 LS_INLINE mask_f32 is_index_f32(const int32_t *index, int64_t value) {
     return _mm256_castsi256_ps(
@@ -174,11 +169,11 @@ LS_INLINE mask_f64 lanes_but_f64(int64_t lane) {
 LS_INLINE vec_f64 power_of_two_f64(vec_f64 magic) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(magic), 52));
 }
+LS_INLINE vec_f64 part_f64(vec_f64 v, int part) { return (void)part, v; }
 LS_INLINE double reduce_max_f64(vec_f64 v) {
     __m128d a = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_max_sd(a, _mm_unpackhi_pd(a, a)));
 }
-LS_INLINE void accumulate_f64(double *sums, vec_f64 v) { _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), v)); }
 LS_INLINE mask_f64 is_index_f64(const int64_t *index, int64_t value) {
     return _mm256_castsi256_pd(
         _mm256_cmpeq_epi64(_mm256_loadu_si256((const __m256i *)(const void *)index), _mm256_set1_epi64x(value)));

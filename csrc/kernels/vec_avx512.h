@@ -9,7 +9,16 @@
 #define LS_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define LS_INLINE static inline __attribute__((always_inline)) LS_TARGET
 
-enum { lanes_f32 = 16, unroll_f32 = 4, tile_f32 = 4, lanes_f64 = 8, unroll_f64 = 4, tile_f64 = 1 };
+enum {
+    parts_f32 = 2,
+    parts_f64 = 1,
+    lanes_f32 = 16,
+    unroll_f32 = 4,
+    tile_f32 = 4,
+    lanes_f64 = 8,
+    unroll_f64 = 4,
+    tile_f64 = 1
+};
 typedef __m512 vec_f32;
 typedef __mmask16 mask_f32;
 typedef __m512d vec_f64;
@@ -35,12 +44,8 @@ LS_INLINE vec_f32 power_of_two_f32(vec_f32 magic) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(magic), 23));
 }
 LS_INLINE float reduce_max_f32(vec_f32 v) { return _mm512_reduce_max_ps(v); }
-LS_INLINE __m512d low_half_f32(vec_f32 v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
-LS_INLINE __m512d high_half_f32(vec_f32 v) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)); }
-LS_INLINE double reduce_add_f32(vec_f32 v) { return _mm512_reduce_add_pd(_mm512_add_pd(low_half_f32(v), high_half_f32(v))); }
-LS_INLINE void accumulate_f32(double *sums, vec_f32 v) {
-    _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low_half_f32(v)));
-    _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), high_half_f32(v)));
+LS_INLINE vec_f64 part_f32(vec_f32 v, int part) {
+    return _mm512_cvtps_pd(part ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v));
 }
 LS_INLINE mask_f32 is_index_f32(const int32_t *index, int64_t value) {
     return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(index), _mm512_set1_epi32((int)value));
@@ -136,9 +141,9 @@ LS_INLINE mask_f64 lanes_but_f64(int64_t lane) { return lane >= 0 && lane < 8 ? 
 LS_INLINE vec_f64 power_of_two_f64(vec_f64 magic) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(magic), 52));
 }
+LS_INLINE vec_f64 part_f64(vec_f64 v, int part) { return (void)part, v; }
 LS_INLINE double reduce_max_f64(vec_f64 v) { return _mm512_reduce_max_pd(v); }
 LS_INLINE double reduce_add_f64(vec_f64 v) { return _mm512_reduce_add_pd(v); }
-LS_INLINE void accumulate_f64(double *sums, vec_f64 v) { _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), v)); }
 LS_INLINE mask_f64 is_index_f64(const int64_t *index, int64_t value) {
     return _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(index), _mm512_set1_epi64(value));
 }

@@ -10,7 +10,7 @@
 #define LS_TARGET
 #define LS_INLINE static inline __attribute__((always_inline))
 
-enum { lanes_f32 = 4, unroll_f32 = 4, tile_f32 = 4, lanes_f64 = 2, unroll_f64 = 4, tile_f64 = 1 };
+enum { parts_f32 = 2, parts_f64 = 1, lanes_f32 = 4, unroll_f32 = 4, tile_f32 = 4, lanes_f64 = 2, unroll_f64 = 4, tile_f64 = 1 };
 typedef float32x4_t vec_f32;
 typedef uint32x4_t mask_f32;
 
@@ -47,13 +47,7 @@ LS_INLINE vec_f32 power_of_two_f32(vec_f32 magic) {
     return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(magic), 23));
 }
 LS_INLINE float reduce_max_f32(vec_f32 v) { return vmaxvq_f32(v); }
-LS_INLINE double reduce_add_f32(vec_f32 v) {
-    return vaddvq_f64(vaddq_f64(vcvt_f64_f32(vget_low_f32(v)), vcvt_high_f64_f32(v)));
-}
-LS_INLINE void accumulate_f32(double *sums, vec_f32 v) {
-    vst1q_f64(sums, vaddq_f64(vld1q_f64(sums), vcvt_f64_f32(vget_low_f32(v))));
-    vst1q_f64(sums + 2, vaddq_f64(vld1q_f64(sums + 2), vcvt_high_f64_f32(v)));
-}
+LS_INLINE vec_f64 part_f32(vec_f32 v, int part) { return part ? vcvt_high_f64_f32(v) : vcvt_f64_f32(vget_low_f32(v)); }
 LS_INLINE mask_f32 is_index_f32(const int32_t *index, int64_t value) {
     return vceqq_s32(vld1q_s32(index), vdupq_n_s32((int32_t)value));
 }
@@ -98,9 +92,9 @@ LS_INLINE mask_f64 lanes_but_f64(int64_t lane) {
 LS_INLINE vec_f64 power_of_two_f64(vec_f64 magic) {
     return vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(magic), 52));
 }
+LS_INLINE vec_f64 part_f64(vec_f64 v, int part) { return (void)part, v; }
 LS_INLINE double reduce_max_f64(vec_f64 v) { return vmaxvq_f64(v); }
 LS_INLINE double reduce_add_f64(vec_f64 v) { return vaddvq_f64(v); }
-LS_INLINE void accumulate_f64(double *sums, vec_f64 v) { vst1q_f64(sums, vaddq_f64(vld1q_f64(sums), v)); }
 LS_INLINE mask_f64 is_index_f64(const int64_t *index, int64_t value) { return vceqq_s64(vld1q_s64(index), vdupq_n_s64(value)); }
 LS_INLINE vec_f64 load_f64(const double *p) { return vld1q_f64(p); }
 LS_INLINE void store_f64(double *p, vec_f64 v) { vst1q_f64(p, v); }

@@ -13,7 +13,7 @@
  *   is_absent(s)            mask of the lanes that hold +0 (not -0): coefficients whose term is left out
  *   lanes_below(n)          mask of the lanes numbered below n; lanes_but(k): of all but lane k (all, if there is no lane k)
  *   power_of_two(m)         2^k for m = magic + k, the constant of exp_log.h: the low bits of m moved to the exponent's place
- *   accumulate(sums, v)     sums[lane] += v in double
+ *   part(v, k)              the k-th of `parts` parts of v, in double: as many lanes as a vec_f64 has
  *   is_index(p, c)          mask of the lanes where p[lane] == c
  *   load_n, store_n         the first n lanes only (all, if n is larger); nothing beyond them is touched; others load as 0
  *   load_tile(p, stride, n, v)  v[j] = column j < n of `lanes` rows, the rows being `stride` apart; store_tile is its inverse
@@ -31,7 +31,7 @@
 #define LS_TARGET
 #define LS_INLINE static inline __attribute__((always_inline))
 
-enum { lanes_f32 = 1, unroll_f32 = 4, tile_f32 = 1, lanes_f64 = 1, unroll_f64 = 4, tile_f64 = 1 };
+enum { parts_f32 = 1, parts_f64 = 1, lanes_f32 = 1, unroll_f32 = 4, tile_f32 = 1, lanes_f64 = 1, unroll_f64 = 4, tile_f64 = 1 };
 typedef float vec_f32;
 typedef int mask_f32;
 typedef double vec_f64;
@@ -55,8 +55,7 @@ LS_INLINE mask_f32 lanes_below_f32(int64_t n) { return n > 0; }
 LS_INLINE mask_f32 lanes_but_f32(int64_t lane) { return lane != 0; }
 LS_INLINE vec_f32 power_of_two_f32(vec_f32 magic) { return float_of_bits(float_bits(magic) << 23); }
 LS_INLINE float reduce_max_f32(vec_f32 v) { return v; }
-LS_INLINE double reduce_add_f32(vec_f32 v) { return (double)v; }
-LS_INLINE void accumulate_f32(double *sums, vec_f32 v) { *sums += (double)v; }
+LS_INLINE vec_f64 part_f32(vec_f32 v, int part) { return (void)part, (double)v; }
 LS_INLINE mask_f32 is_index_f32(const int32_t *index, int64_t value) { return *index == value; }
 
 LS_INLINE vec_f32 load_f32(const float *p) { return *p; }
@@ -94,9 +93,9 @@ LS_INLINE mask_f64 is_absent_f64(vec_f64 s) { return bits_f64(s) == 0; }
 LS_INLINE mask_f64 lanes_below_f64(int64_t n) { return n > 0; }
 LS_INLINE mask_f64 lanes_but_f64(int64_t lane) { return lane != 0; }
 LS_INLINE vec_f64 power_of_two_f64(vec_f64 magic) { return of_bits_f64(bits_f64(magic) << 52); }
+LS_INLINE vec_f64 part_f64(vec_f64 v, int part) { return (void)part, v; }
 LS_INLINE double reduce_max_f64(vec_f64 v) { return v; }
 LS_INLINE double reduce_add_f64(vec_f64 v) { return v; }
-LS_INLINE void accumulate_f64(double *sums, vec_f64 v) { *sums += v; }
 LS_INLINE mask_f64 is_index_f64(const int64_t *index, int64_t value) { return *index == value; }
 LS_INLINE vec_f64 load_f64(const double *p) { return *p; }
 LS_INLINE void store_f64(double *p, vec_f64 v) { *p = v; }

@@ -5,22 +5,29 @@
 
 #include "report.h"
 
-/* Limits in units of reference.h, before the last rounding, which adds half an ULP of what is stored. An exp has 2 units. A term
- * goes through at most 18 roundings to fp32 before its sum goes on in double (16-bit logits; fp32: 6), each of half a unit at
- * most: 9 units, which only a lane that holds all of the row's weight comes near to. So 3 ULP in all for a loss without
- * smoothing; 7 units for a gradient, 3 of them from exp and scale, and for its sum. With smoothing every term x - ref carries a
- * rounding of its own and the loss has an exact part: 1.75 units, most of them in rows whose logits jump by the range of exp;
- * ordinary rows stay within 1, and within 6 in the gradient. With probabilities s is rounded, too, and summed: 9 units, and 2.
- * The worst case adds the 9 units of each sum to the 3. In fp64 sums go on in the same precision: 16 more roundings in a block of
- * 1024 classes, which all go one way where many exps are equal, and one for each block, or for each 32 classes where positions
- * lie side by side. */
+/* Limits in units of reference.h, before the last rounding, which adds half an ULP of what is stored.
+ *
+ * fp32. An exp has at most 1.7 units (2.2 in portable C), a term of its sum goes through at most two roundings to fp32, of a unit
+ * each, before it goes on in double: 4.2 units for a loss without smoothing in the worst case; terms that do not all err one way
+ * stay within 2.5. With smoothing most of the loss comes from terms x - ref, which have a rounding of their own and two in the
+ * sum, but average out: 1 unit, where no terms of both signs cancel, and 5 in the worst case. A gradient has the exp, the sum, its
+ * scale and the product, 8 units in the worst case; what its row sums to has not the exps' errors: 4 units, and 6.
+ *
+ * 16-bit logits. A term goes through at most 18 roundings, which only a lane that holds all of the row's weight comes near to; a
+ * bit or two beyond what is stored. With probabilities s is rounded, too, and summed.
+ *
+ * fp64. Sums go on in the same precision: 16 more roundings in a block of 1024 classes, which all go one way where many exps are
+ * equal, and one for each block, or for each 32 classes where positions lie side by side. */
 typedef struct {
     real loss, gradient, row_sum;
 } limits;
 
-/* The usual: no lane holds a row's whole weight, no x - ref spans the range of exp, no terms of both signs cancel. */
+static int has_mixed_signs(const test_case *options) {
+    return options->weight == WEIGHT_MIXED || options->label_smoothing < 0 || options->label_smoothing > 1;
+}
+
+/* Of 16-bit logits the usual: no lane holds a row's whole weight, no x - ref spans the range of exp. */
 static int is_ordinary(const test_case *options) {
-    if (options->weight == WEIGHT_MIXED || options->label_smoothing < 0 || options->label_smoothing > 1) return 0;
     switch (options->logits) {
     case LOGITS_DESCENDING:
     case LOGITS_HUGE:
@@ -30,7 +37,7 @@ static int is_ordinary(const test_case *options) {
     case LOGITS_RISE:
     case LOGITS_EXTREME:
     case LOGITS_MIX:
-        return 0;
+        return options->dtype == LS_F32;
     default:
         return 1;
     }
@@ -40,19 +47,17 @@ int judge_by_worst_case;
 
 static limits limits_of(const sample *asked) {
     const test_case *o = &asked->options;
+    const int is_f32 = o->dtype == LS_F32, is_f64 = o->dtype == LS_F64;
     limits of = {.loss = 2.5L, .gradient = 7, .row_sum = 7};
-    if (o->label_smoothing != 0 && o->dtype != LS_F64) of.loss = 1.75L;
-    if (is_ordinary(o) && o->dtype != LS_F64) {
-        of.gradient = of.row_sum = 6;
-        if (o->label_smoothing != 0) of.loss = 1;
-    }
-    if (asked->probabilities) of = (limits){.loss = 8, .gradient = 11, .row_sum = 11};
-    if (judge_by_worst_case) of = (limits){.loss = 30, .gradient = 30, .row_sum = 30};
-    if (o->dtype == LS_F64) {
+    if (is_f32) of = (limits){.loss = 2.5L, .gradient = 6, .row_sum = 4};
+    if (o->label_smoothing != 0 && !is_f64) of.loss = is_ordinary(o) && !has_mixed_signs(o) ? 1 : 1.75L;
+    if (asked->probabilities) of = (limits){.loss = 8, .gradient = 11, .row_sum = is_f32 ? 4 : 11};
+    if (judge_by_worst_case) of = is_f32 && !asked->probabilities ? (limits){5, 8, 6} : (limits){13, 13, 13};
+    if (is_f64) {
         real additions = (real)o->classes / (o->inner > 1 ? 64 : 2048);
         of = (limits){of.loss + 4 + additions, of.gradient + 7 + additions, of.row_sum + 7 + additions};
     }
-    if (o->dtype == LS_F64 && !long_double_is_wide()) of = (limits){of.loss + 8, of.gradient + 8, of.row_sum + 8};
+    if (is_f64 && !long_double_is_wide()) of = (limits){of.loss + 8, of.gradient + 8, of.row_sum + 8};
     return of;
 }
 
