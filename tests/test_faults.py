@@ -75,7 +75,10 @@ print(kept, ls_loss.config()["cache_bytes"], abs(loss.item() / math.log(1024) - 
 
 
 def test_memory_stays_flat():
-    """Calls of varying shape, forward and backward, some of them failing: what the process holds does not grow."""
+    """Calls of varying shape, forward and backward, some of them failing: what the process holds does not grow.
+
+    Rows and planes, class indices and probabilities, weights, priors and hooks, in every combination.
+    """
     first, last, large = map(
         int,
         run(f"""
@@ -83,16 +86,29 @@ import random
 random.seed(0)
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+def hook(grad):
+    if random.random() < 0.2:
+        raise IndexError
+    return 2 * grad
 def call(i, large=False):
     rows, classes = random.randint(0, 40), random.choice((1, 2, 10, 33, 100, 1000))
     if large:
         rows, classes = random.randint(100, 200), random.randint(20000, 40000)
     dtype = random.choice((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-    logits = torch.zeros(rows, classes, dtype=dtype, requires_grad=True)
-    target = torch.full((rows,), classes if i % 7 == 0 else classes - 1)
+    inner = random.choice(((), (), (3, 3)))
+    rows //= math.prod(inner)
+    logits = torch.zeros(rows, classes, *inner, dtype=dtype, requires_grad=True)
+    target = torch.full((rows, *inner), classes if i % 7 == 0 else classes - 1)
+    if random.random() < 0.25:
+        target = torch.full_like(logits, 1 / classes, requires_grad=False)
     weight = torch.ones(classes, dtype=dtype) if i % 3 == 0 else None
+    prior = torch.full((classes,), 1 / classes, dtype=dtype) if i % 5 == 0 else None
+    if i % 11 == 0:
+        logits.register_hook(hook)
     try:
-        loss = ls_loss.cross_entropy(logits, target, weight, reduction="sum", label_smoothing=0.1 * (i % 2))
+        loss = ls_loss.cross_entropy(
+            logits, target, weight, reduction="sum", label_smoothing=0.1 * (i % 2), prior=prior
+        )
         (loss * (1 + i % 2)).backward()
     except IndexError:
         pass
@@ -109,6 +125,7 @@ ls_loss.empty_cache()
 print(first, last, resident())
 """),
     )
+    print(f"{CALLS:.2g} calls of varying shape: {(last - first) >> 10:+d} KiB".replace("e+0", "e"))
     # A leak of one small tensor a call would be ten times as much. Large ones, of up to 60 MiB, leave holes in the heap.
     assert last - first < 2 << 20, f"{(last - first) >> 10} KiB more after {CALLS} calls"
     assert large - last < 120 << 20, f"{(large - last) >> 20} MiB more after 40 large calls"

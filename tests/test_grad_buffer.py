@@ -3,6 +3,7 @@
 To everyone else they are ordinary tensors, in every thread, in forked children and at exit.
 """
 
+import ctypes
 import mmap
 import os
 import pickle
@@ -185,6 +186,28 @@ def test_every_element_is_written():
     x = logits.clone().requires_grad_()
     cross_entropy(x, ignored).backward()
     assert torch.count_nonzero(x.grad) == 0
+
+
+def test_a_kept_block_whose_pages_the_system_took():
+    """What MADV_FREE allows when memory is short, done at once: they come back as zeros, and the block is as good as before."""
+    logits, target = cases.batch((4096, 1024))
+    logits.requires_grad_()
+
+    def step():
+        return torch.autograd.grad(cross_entropy(logits, target), logits)[0]
+
+    expected = step().clone()  # from a fresh block, for the cache was empty
+    grad = step().fill_(torch.nan)
+    place, nbytes = grad.data_ptr(), grad.nbytes
+    del grad
+    assert cached() == nbytes == 16 * MIB
+    libc = ctypes.CDLL(None, use_errno=True)
+    status = libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(nbytes), 4)  # MADV_DONTNEED
+    assert status == 0, os.strerror(ctypes.get_errno())
+    assert not any(ctypes.string_at(place + at, 4096).strip(b"\0") for at in (0, nbytes // 2, nbytes - 4096))
+    grad = step()
+    assert grad.data_ptr() == place
+    assert torch.equal(grad.view(torch.int32), expected.view(torch.int32))
 
 
 def test_working_memory_is_kept_apart():

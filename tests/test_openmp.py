@@ -193,18 +193,18 @@ print(len({float(loss) for loss in loader}))
 def test_python_threads_at_once():
     """Nothing is shared between calls: each thread gets its own result."""
     assert run("""
-batches = [torch.randn(5000, 50, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+batches = [torch.randn(5000, 50, generator=torch.Generator().manual_seed(i)) for i in range(8)]
 def loss_and_grad(i):
     x = batches[i].clone().requires_grad_()
     loss = ls_loss.cross_entropy(x, torch.arange(5000) % 50, label_smoothing=0.1)
     loss.backward()
     return loss.detach(), x.grad
-expected, wrong = [loss_and_grad(i) for i in range(4)], []
+expected, wrong = [loss_and_grad(i) for i in range(8)], []
 def body(i):
     for _ in range(50):
         if not all(torch.equal(a, b) for a, b in zip(loss_and_grad(i), expected[i])):
             wrong.append(i)
-threads = [threading.Thread(target=body, args=(i,)) for i in range(4)]
+threads = [threading.Thread(target=body, args=(i,)) for i in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(len(wrong))
