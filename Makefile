@@ -206,7 +206,7 @@ sbom: $(BUILT) ## build/sbom.cdx.json: what ls_loss needs and what the developme
 
 # The kernels' own tests: one program, compiled plainly, with sanitizers and for aarch64. No torch and no Python.
 
-OTHER_PROGRAMS := %/exp_table.c %/exp_table_isa.c %/fuzz_kernels.c
+OTHER_PROGRAMS := %/exp_table.c %/exp_table_isa.c %/fuzz_kernels.c %/replay.c
 KERNEL_TEST_SOURCES := $(filter-out $(OTHER_PROGRAMS),$(wildcard csrc/kernels/*.c tests/kernels/*.c))
 KERNEL_TEST_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fopenmp -Wall -Wextra -Icsrc/kernels
 
@@ -226,9 +226,11 @@ $(eval $(call kernel_test,neon,aarch64-linux-gnu-gcc,-O3 -static))
 
 test-kernels: ## the C tests of the kernels alone
 	@echo "== compiling the kernel tests"
-	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/plain/test_kernels build/kernel-tests/sanitized/test_kernels
+	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/{plain,sanitized}/test_kernels \
+	    build/kernel-tests/sanitized/replay
 	build/kernel-tests/plain/test_kernels
 	build/kernel-tests/sanitized/test_kernels quick
+	build/kernel-tests/sanitized/replay tests/kernels/corpus/*
 	@$(MAKE) --no-print-directory build/kernel-tests/plain/exp_table
 	build/kernel-tests/plain/exp_table 1000003
 
@@ -269,11 +271,28 @@ FUZZ_SECONDS ?= 3600
 FUZZ_RUNS ?= 100000000
 DEEP ?= 15000
 TRUST_SOURCES := $(wildcard csrc/kernels/*.c) $(filter-out tests/kernels/main.c $(wildcard tests/kernels/test_*.c) \
-    $(wildcard tests/kernels/exp_table*.c),$(wildcard tests/kernels/*.c))
+    $(wildcard tests/kernels/exp_table*.c) tests/kernels/replay.c,$(wildcard tests/kernels/*.c))
 CLANG_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-omit-frame-pointer -w -g1 -Icsrc/kernels
 
-$(eval $(call kernel_test,msan,$(CLANG),-w -O1 -g1 -fno-openmp -fno-omit-frame-pointer -fsanitize=memory))
-$(eval $(call kernel_test,tsan,$(CLANG),-w -O1 -g1 -fno-omit-frame-pointer -fsanitize=thread))
+MSAN_FLAGS := -w -O1 -g1 -fno-openmp -fno-omit-frame-pointer -fsanitize=memory
+TSAN_FLAGS := -w -O1 -g1 -fno-omit-frame-pointer -fsanitize=thread
+WITH_ARCHER = TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+    OMP_TOOL_LIBRARIES=$$($(CLANG) -print-file-name=libarcher.so) setarch -R
+$(eval $(call kernel_test,msan,$(CLANG),$(MSAN_FLAGS)))
+$(eval $(call kernel_test,tsan,$(CLANG),$(TSAN_FLAGS)))
+
+# Programs with a bug that a sanitizer must report, compiled and run as the tests are: else it sees nothing there, either.
+UNINITIALISED := int main(int count, char **names) { volatile int pair[2]; pair[0] = 0; return pair[count] != 0; }
+RACE := int main(void) { int sum = 0; _Pragma("omp parallel num_threads(2)") sum++; return sum < 0; }
+
+# $(call canary,variant,program,flags,how to run it,what the report says)
+define canary
+	@mkdir -p build/kernel-tests/$(1)
+	@echo '$(2)' | $(CLANG) $(KERNEL_TEST_FLAGS) $(3) -x c - -o build/kernel-tests/$(1)/canary
+	@$(4) build/kernel-tests/$(1)/canary >build/kernel-tests/$(1)/canary.log 2>&1 || true
+	@grep -q $(5) build/kernel-tests/$(1)/canary.log || { echo "the canary, $(5), was not found"; exit 1; }
+	@echo "the canary, $(5), was found"
+endef
 
 build/fuzz/%.o: %.c
 	@mkdir -p $(@D)
@@ -282,6 +301,10 @@ build/fuzz/%.o: %.c
 build/fuzz/fuzz_kernels: $(TRUST_SOURCES:%.c=build/fuzz/%.o)
 	@$(CLANG) -fsanitize=fuzzer,address,undefined $^ -lm -o $@
 -include $(wildcard build/fuzz/*/*/*.d)
+
+# libFuzzer's earlier findings without it, by gcc: a part of test-kernels.
+build/kernel-tests/sanitized/replay: $(patsubst %.c,build/kernel-tests/sanitized/%.o,$(TRUST_SOURCES) tests/kernels/replay.c)
+	@gcc -fopenmp -fsanitize=address,undefined $^ -lm -o $@
 
 PACKAGES_OF_clang-19 := clang-19 llvm-19 libclang-rt-19-dev libomp-19-dev
 APT := $(if $(filter 0,$(shell id -u)),,sudo )apt-get
@@ -306,10 +329,11 @@ fuzz-python: $(BUILT) ## drawn calls against float64, DEEP=15000 for a property,
 test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind on the C tests, ASan under Python; a quarter of an hour
 	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/{plain,msan,tsan}/test_kernels
 	@echo "== MSan, without threads"
+	$(call canary,msan,$(UNINITIALISED),$(MSAN_FLAGS),,use-of-uninitialized-value)
 	build/kernel-tests/msan/test_kernels quick
 	@echo "== TSan, with clang's OpenMP and Archer"
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1 OMP_TOOL_LIBRARIES=$$($(CLANG) -print-file-name=libarcher.so) \
-	    setarch -R build/kernel-tests/tsan/test_kernels quick threads callers bad_arguments many_rows
+	$(call canary,tsan,$(RACE),$(TSAN_FLAGS),$(WITH_ARCHER),data.race)
+	$(WITH_ARCHER) build/kernel-tests/tsan/test_kernels quick threads callers bad_arguments many_rows
 	@echo "== valgrind: of memory alone, its long double is too short to judge values"
 	valgrind --quiet --error-exitcode=99 --log-file=build/valgrind.log build/kernel-tests/plain/test_kernels \
 	    quick row_sizes plane_sizes special_positions empty scale >/dev/null || test $$? -ne 99 || { cat build/valgrind.log; exit 1; }
@@ -318,7 +342,7 @@ test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind
 	tools/asan_python.sh
 	LS_LOSS_ISA=scalar tools/asan_python.sh test_special_values.py
 
-analyze: have-$(CLANG_TIDY) have-cppcheck ## gcc -fanalyzer, clang-tidy and cppcheck on the kernels; five minutes
+analyze: have-$(CLANG_TIDY) have-cppcheck $(BUILT) ## gcc -fanalyzer, clang-tidy, cppcheck on the kernels, tidy on the glue; minutes
 	CLANG_TIDY=$(CLANG_TIDY) tools/analyze.sh
 
 mutants: $(BUILT) ## plants some 200 bugs in kernels and glue and shows which the tests miss; an hour and a half

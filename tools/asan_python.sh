@@ -1,25 +1,48 @@
 #!/usr/bin/env bash
 # Python tests against kernels and glue compiled with AddressSanitizer, which is loaded before Python: what an access outside a
-# tensor would be found by. Arguments: those of pytest; by default the tests of values and of errors. Masked loads
-# of AVX-512 are not instrumented: LS_LOSS_ISA=scalar sees everything.
+# tensor would be found by. Arguments: those of pytest; by default the tests of values, errors, gradients and transforms. Masked
+# loads of AVX-512 are not instrumented: LS_LOSS_ISA=scalar sees everything.
 #
-# First a canary: a kernel asked to read one row more than there is must be reported, else nothing here means anything.
+# First two canaries, else nothing here means anything: every object of the glue must call ASan, and a kernel asked to read one
+# row more than there is must be reported. The glue is compiled as by the last `make build`, whose build.ninja says how.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD work=$PWD/build/asan
 mkdir -p "$work/python/ls_loss"
 cp ls_loss/*.py ls_loss/*.pyi "$work/python/ls_loss/"
-flags=(-O1 -g1 -fPIC -fno-omit-frame-pointer -fsanitize=address -fvisibility=hidden)
-for file in csrc/kernels/*.c; do
-    gcc -std=c11 -ffp-contract=off -fno-math-errno -fopenmp "${flags[@]}" -c "$file" -o "$work/$(basename "$file" .c).o"
-done
 extension=$(basename ls_loss/_C.*.so)
 libraries=$(python -c 'from torch.utils import cpp_extension as c; print(*("-L" + path for path in c.library_paths()))')
-# shellcheck disable=SC2086
-g++ -shared "$work"/*.o build/objects/csrc/torch/*.o $libraries -ltorch_python -ltorch -ltorch_cpu -lc10 \
-    -o "$work/python/ls_loss/$extension"
+kernels=(csrc/kernels/*.c) glue=(csrc/torch/*.cpp)
+objects=("${kernels[@]/%.c/.o}" "${glue[@]/%.cpp/.o}")
+{
+    echo "builddir = build/asan"
+    grep -E '^(cxx|cflags|post_cflags) = ' build/objects/build.ninja
+    cat <<'EON'
+# _FORTIFY_SOURCE puts functions in the place of those that ASan watches.
+asan = -O1 -g1 -fPIC -fno-omit-frame-pointer -fsanitize=address -fvisibility=hidden -U_FORTIFY_SOURCE
+rule kernel
+  command = gcc -MMD -MF $out.d -std=c11 -ffp-contract=off -fno-math-errno -fopenmp $asan -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule glue
+  command = $cxx -MMD -MF $out.d -Icsrc/kernels $cflags $in -o $out $post_cflags $asan
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = g++ -shared $in $libraries -ltorch_python -ltorch -ltorch_cpu -lc10 -o $out
+EON
+    for file in "${kernels[@]}"; do echo "build build/asan/${file%.c}.o: kernel $file"; done
+    for file in "${glue[@]}"; do echo "build build/asan/${file%.cpp}.o: glue $file"; done
+    echo "build build/asan/python/ls_loss/$extension: link ${objects[*]/#/build/asan/}"
+    echo "  libraries = $libraries"
+} >"$work/build.ninja"
+ninja --quiet -f "$work/build.ninja" -j "$(nproc)"
+for file in "${glue[@]}"; do
+    nm "build/asan/${file%.cpp}.o" | grep -q 'U __asan_report_load' || { echo "$file is compiled without ASan"; exit 1; }
+done
 export PYTHONPATH=$work/python PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc
-export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)"
+preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)"
+export LD_PRELOAD=$preload
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=99
 cd "$work/python"
 status=0
@@ -34,5 +57,7 @@ if [ $status -ne 99 ]; then
     exit 1
 fi
 echo "the canary, a read past a tensor, was found"
-if [ $# -eq 0 ]; then set -- test_forward.py test_backward.py test_special_values.py test_errors.py test_bad_inputs.py test_properties.py; fi
+default=(forward backward special_values errors bad_inputs properties autograd grad_output grad_ownership ignored_rows routing
+    transforms transform_kernel vmap_kernel traced last_bits)
+if [ $# -eq 0 ]; then set -- "${default[@]/%/.py}" && set -- "${@/#/test_}"; fi
 exec python -m pytest -q -p no:cacheprovider --rootdir="$root" -c "$root/pyproject.toml" "${@/#test_/$root/tests/test_}"

@@ -75,15 +75,17 @@ PARTS = {
         "Faults injected",
         "The address space ended at six distances above what is in use: an error or the right loss; hooks that raise; 10^5 "
         "calls, one in seven with a bad target, after which the process may hold 2 MiB more. Native is not measured.",
-        "LS_LOSS_DEEP=1 python -m pytest -q tests/test_faults.py",
+        "LS_LOSS_DEEP=1 python -m pytest -q -rP tests/test_faults.py",
         r"passed|failed|KiB|^FAILED|^ERROR",
     ),
     "kernels": (
         "The C tests",
-        "Every instruction set against a reference in long double, between guard pages; once more with gcc's ASan and UBSan. "
-        "The figures are the largest errors of all, each with the beginning of the problem that has it.",
+        "Every instruction set against a reference in long double, between guard pages; once more with gcc's ASan and UBSan, "
+        "which earlier findings of the fuzzer meet, too. The figures are the largest errors of all, each with the beginning "
+        "of the problem that has it; unit: that of the error model in tests/kernels/reference.h, which grows where terms "
+        "cancel; unit or ULP: the larger of the two.",
         "make test-kernels",
-        r"^threading openmp|^  .*(ULP|unit)\)|rounded once|mismatches",
+        r"^threading openmp|^  .*(ULP|unit)\)|rounded once|mismatches|replayed",
     ),
     "sanitizers": (
         "Sanitizers",
@@ -125,6 +127,13 @@ PARTS = {
         "The same for the C++ files and the Python tests.",
         "python tools/mutate.py glue",
         r"mutants .*killed|^survives|^    answer|not found",
+    ),
+    "supply-chain": (
+        "Supply chain",
+        "What is built twice, in two folders, has the same bytes; the tests are of hardening flags, of the hashes of what is "
+        "installed, of the bill of materials and of the workflows.",
+        "python -m pytest -q tests/test_supply_chain.py && make reproducible",
+        r"passed|failed|the same bytes|differ|^FAILED|^ERROR",
     ),
     "accuracy": (
         "Accuracy",

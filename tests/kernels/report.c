@@ -7,21 +7,12 @@
 
 enum { MAX_ISAS = 8, MAX_PRINTED = 12, WHERE = 120 };
 
-static const char *const figure_names[FIGURES] = {"loss f32, no smoothing (ULP)",
-                                                  "loss f64, no smoothing (ULP)",
-                                                  "loss f32, smoothing (unit)",
-                                                  "loss f64, smoothing (unit)",
-                                                  "loss f32, probabilities (unit)",
-                                                  "loss f64, probabilities (unit)",
-                                                  "loss bf16 (ULP)",
-                                                  "loss f16 (ULP)",
-                                                  "gradient f32 (unit)",
-                                                  "gradient f64 (unit)",
-                                                  "gradient bf16 (ULP)",
-                                                  "gradient f16 (ULP)",
-                                                  "gradient row sum f32 (unit)",
-                                                  "gradient row sum f64 (unit)",
-                                                  "scale (ULP)"};
+static const char *const figure_names[FIGURES] = {
+    "loss f32, no smoothing (ULP)", "loss f64, no smoothing (ULP)",   "loss f32, smoothing (unit)",
+    "loss f64, smoothing (unit)",   "loss f32, probabilities (unit)", "loss f64, probabilities (unit)",
+    "loss bf16 (unit or ULP)",      "loss f16 (unit or ULP)",         "gradient f32 (unit)",
+    "gradient f64 (unit)",          "gradient bf16 (unit or ULP)",    "gradient f16 (unit or ULP)",
+    "gradient row sum f32 (unit)",  "gradient row sum f64 (unit)",    "scale (ULP)"};
 
 typedef struct {
     real largest[FIGURES];
