@@ -74,7 +74,8 @@ PARTS = {
     "faults": (
         "Faults injected",
         "The address space ended at six distances above what is in use: an error or the right loss; hooks that raise; 10^5 "
-        "calls, one in seven with a bad target, after which the process may hold 2 MiB more. Native is not measured.",
+        "calls, with planes, probabilities, priors and hooks among them and one in nine with a bad target, after which the "
+        "process may hold 2 MiB more. Native is not measured.",
         "LS_LOSS_DEEP=1 python -m pytest -q -rP tests/test_faults.py",
         r"passed|failed|KiB|^FAILED|^ERROR",
     ),
