@@ -342,7 +342,7 @@ test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind
 	tools/asan_python.sh
 	LS_LOSS_ISA=scalar tools/asan_python.sh test_special_values.py
 
-analyze: have-$(CLANG_TIDY) have-cppcheck $(BUILT) ## gcc -fanalyzer, clang-tidy, cppcheck on the kernels, tidy on the glue; minutes
+analyze: have-$(CLANG_TIDY) have-cppcheck $(BUILT) ## gcc -fanalyzer, clang-tidy, cppcheck on the kernels, tidy on glue
 	CLANG_TIDY=$(CLANG_TIDY) tools/analyze.sh
 
 mutants: $(BUILT) ## plants some 200 bugs in kernels and glue and shows which the tests miss; an hour and a half

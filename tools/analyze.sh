@@ -35,7 +35,7 @@ report() { # name, analyser, files
     shift 2
     findings=$("$analyser" "$@")
     if ! "$analyser" $canary | grep -qE "$canary:7:.*(CWE-416|unix.Malloc|deallocuse)"; then
-        findings+=$'\n'"the canary, a use after free, was not found"
+        findings+=${findings:+$'\n'}"the canary, a use after free, was not found"
     fi
     if [ -z "$findings" ]; then
         echo "ok      $name"
