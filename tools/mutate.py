@@ -126,7 +126,7 @@ class Kernels:
             '#include "csrc/kernels/isa.h"\n'
             + "".join(f"const ls_isa_kernels *const ls_kernels_{name} = 0;\n" for name in names)
         )
-        others = ("exp_table.c", "exp_table_isa.c", "fuzz_kernels.c")
+        others = ("exp_table.c", "exp_table_isa.c", "fuzz_kernels.c", "replay.c")
         tests = [s for s in sorted(tree.glob("tests/kernels/*.c")) if s.name not in others]
         self.depends = {source: self.headers(source) for source in self.sources}
         self.stub = self.compile(stub, self.objects())

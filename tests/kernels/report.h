@@ -6,7 +6,7 @@
 
 #include "numbers.h"
 
-/* What is measured: errors in the units of reference.h where nothing is said, in ULP of the stored value for 16 bits. */
+/* What is measured: errors in the units of reference.h where nothing is said, for 16 bits in ULP of the stored value where that is more. */
 typedef enum {
     FIGURE_LOSS_F32,
     FIGURE_LOSS_F64,
