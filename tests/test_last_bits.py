@@ -1,7 +1,7 @@
 """What no bound of half a unit sees: ties, double rounding, sums whose terms cancel, gradients larger than a bound assumed.
 
-An error of half a unit is within any bound, so that only exact ties tell rounding to even from rounding up. Rows as bad as can
-be found keep the bounds that docs/numerics.md promises of every row. Uses the public package.
+An error of half a unit is within any bound, so that only exact ties tell rounding to even from rounding up. Rows as bad as a
+climb of seconds can find keep the goals for any row. Uses the public package.
 """
 
 import math
@@ -109,7 +109,7 @@ def test_a_target_alone_at_the_end_of_the_range():
             assert loss == 0 and (grad == 0).all(), (value, classes)
 
 
-# Portable C has no fused multiply-add: its exp is off by 2.2 units of 2^-24, a smoothed loss by a quarter of an ULP more.
+# Portable C has no fused multiply-add: its exp is off by 2.4 units of 2^-24, a smoothed loss by a quarter of an ULP more.
 SMOOTHED_LIMIT = 1.75 if ls_loss.config()["isa"] == "scalar" else 1.5
 
 

@@ -7,8 +7,8 @@
 
 /* Limits in units of reference.h, before the last rounding, which adds half an ULP of what is stored.
  *
- * fp32. An exp has at most 1.7 units (2.2 in portable C), a term of its sum goes through at most two roundings to fp32, of a unit
- * each, before it goes on in double: 4.2 units for a loss without smoothing in the worst case; terms that do not all err one way
+ * fp32. An exp has at most 2.2 units (2.4 in portable C), a term of its sum goes through at most two roundings to fp32, of a unit
+ * each, before it goes on in double: 4.4 units for a loss without smoothing in the worst case; terms that do not all err one way
  * stay within 2.5. With smoothing most of the loss comes from terms x - ref, which have a rounding of their own and two in the
  * sum, but average out: 1 unit, where no terms of both signs cancel, and 5 in the worst case. A gradient has the exp, the sum, its
  * scale and the product, 8 units in the worst case; what its row sums to has not the exps' errors: 4 units, and 6.
