@@ -86,7 +86,7 @@ BEFORE ?= HEAD
 COMPARED_ISAS ?= avx512 avx2
 COMPARED := gcc -O3 -fPIC -shared -fstack-protector-strong -std=c11 -ffp-contract=off -fno-math-errno -fopenmp
 
-compare-kernels: ## what a change of the kernels costs or gains: this tree in times of the commit BEFORE=...; four minutes
+compare-kernels: ## what a change of the kernels costs or gains: this tree in times of the commit BEFORE=...; two minutes
 	@rm -rf build/compare && mkdir -p build/compare
 	git archive $(BEFORE) csrc/kernels | tar -x -C build/compare
 	$(COMPARED) build/compare/csrc/kernels/*.c -lm -o build/compare/before.so & \
