@@ -52,7 +52,7 @@ PARTS = {
         "One OpenMP runtime in the process, torch's settings obeyed, the same bits for any number of threads; forks, spawned "
         "processes, interrupts, calls from parallel regions and the end of the process survived. Native's figures are defects "
         "J and M above.",
-        "python -m pytest -q tests/test_openmp.py tests/test_processes.py",
+        "python -m pytest -q tests/test_determinism.py tests/test_openmp.py tests/test_processes.py",
         r"passed|failed|^FAILED|^ERROR",
     ),
     "neighbours": (
