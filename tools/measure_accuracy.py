@@ -57,7 +57,7 @@ def batches(classes, dtype):
         rows = 4 if classes <= 100 else 1
     if dtype == torch.float64 and classes > 1000:
         many_small = torch.full((1, 32768), -16.65, dtype=torch.float64).index_fill(1, torch.arange(16), 0.0)
-        yield "of 32768 classes", torch.randn(1, 32768, dtype=torch.float64), torch.tensor([5])
+        yield "of 32768 classes", torch.randn(1, 32768, generator=source, dtype=torch.float64), torch.tensor([5])
         yield "of 32768 classes", many_small, torch.tensor([5])
         return
     source = torch.Generator().manual_seed(classes)

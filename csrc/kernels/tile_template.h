@@ -71,7 +71,7 @@ LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c
     }
 }
 
-/* A sum in double of `together` = 1, 2 or 4 terms at a time; 2, and 2 such pairs, are added in the type of the arithmetic. */
+/* A sum in double to which 1, 2 or 4 terms are added `together`: a pair, or two pairs, summed in the type of the arithmetic. */
 typedef struct {
     vec_f64 all[V(parts)];
     V(vec) pair, single;
