@@ -55,12 +55,12 @@ def batches(classes, dtype):
     rows = 64 if classes <= 1000 else 4
     if dtype == torch.float64:
         rows = 4 if classes <= 100 else 1
+    source = torch.Generator().manual_seed(classes)
     if dtype == torch.float64 and classes > 1000:
         many_small = torch.full((1, 32768), -16.65, dtype=torch.float64).index_fill(1, torch.arange(16), 0.0)
         yield "of 32768 classes", torch.randn(1, 32768, generator=source, dtype=torch.float64), torch.tensor([5])
         yield "of 32768 classes", many_small, torch.tensor([5])
         return
-    source = torch.Generator().manual_seed(classes)
     normal = torch.randn(rows, classes, generator=source, dtype=torch.float64)
     target = torch.randint(classes, (rows,), generator=source)
     at = target[:, None]
