@@ -3,8 +3,10 @@
  *
  * A block is swept with the frame of the block before. Only if it holds a logit more than MARGIN above ref does the frame move
  * there, and the block is done again: logits that keep ascending cost twice, others nothing. e^MARGIN times the classes of a
- * block is far from overflow, and precision does not depend on how far below the maximum ref is.
+ * block is far from overflow, and precision does not depend on how far below the maximum ref is; but that of probabilities does:
+ * they are mostly the leading class's, whose term x - ref must then cancel with log(sum). So ref follows the maximum there.
  */
+#define DENSE_MARGIN 2
 
 /* A piece has four sums in each lane, which are added to each other and go on in double: of floats as soon as each holds one term,
  * after two roundings, of few classes after none, for some row shows each in its last bits; else after 64 vectors, for what is
@@ -88,12 +90,16 @@ LS_INLINE void X(sweep_group)(X(part) part, int first, int64_t i, int64_t n, int
 }
 
 LS_INLINE V(real) X(largest)(const S(elem) * x, int64_t n, int64_t target) {
-    V(vec) max = V(splat)(V(LEAST));
-    for (int64_t i = 0; i < n; i += V(lanes)) {
+    V(vec) max[4];
+    for (int k = 0; k < 4; k++) max[k] = V(splat)(V(LEAST));
+    int64_t i = 0;
+    for (; i + 4 * V(lanes) <= n && !(target >= i && target < n); i += 4 * V(lanes))
+        for (int k = 0; k < 4; k++) max[k] = V(max_keep)(S(load)(x + i + k * V(lanes)), max[k]);
+    for (; i < n; i += V(lanes)) {
         V(mask) counts = V(both)(V(lanes_below)(n - i), V(lanes_but)(target - i));
-        max = V(max_keep)(V(pick)(counts, S(load_n)(x + i, n - i), max), max);
+        max[0] = V(max_keep)(V(pick)(counts, S(load_n)(x + i, n - i), max[0]), max[0]);
     }
-    return V(reduce_max)(max);
+    return V(reduce_max)(V(max_keep)(V(max_keep)(max[0], max[1]), V(max_keep)(max[2], max[3])));
 }
 
 /* The four sums added to those in double, and to each other before or after that. */
@@ -189,7 +195,8 @@ LS_INLINE double X(sum_of_s)(const ls_plan *plan, int64_t begin, int64_t end, in
 LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t begin, int64_t end, int64_t target,
                                      V(real) * exps, ls_frame *frames, ls_smoothing smoothing, int keep) {
     const int in_double = SINGLE_TERMS && plan->problem->num_classes <= FEW_CLASSES;
-    const int64_t guess = 64 < end - begin ? 64 : end - begin;
+    const int64_t looked_at = smoothing == LS_DENSE ? LS_BLOCK : 64, guess = looked_at < end - begin ? looked_at : end - begin;
+    const V(real) margin = smoothing == LS_DENSE ? DENSE_MARGIN : MARGIN;
     V(frame) frame = V(frame_at)(X(largest)(row.x + begin, guess, target - begin));
     ls_row_sums total = {0, 0, 0, (double)frame.shift, (double)frame.exponent, (double)frame.ref};
     for (int64_t c = begin; c < end; c += LS_BLOCK) {
@@ -200,7 +207,7 @@ LS_INLINE ls_row_sums X(sweep_chunk)(const ls_plan *plan, X(part) row, int64_t b
         for (;;) {
             block = (ls_row_sums){0};
             const V(real) max = X(sweep_block)(part, n, target - c, to, frame, &block, smoothing, keep, in_double);
-            if (!(max > frame.ref + MARGIN)) break;
+            if (!(max > frame.ref + margin)) break;
             frame = V(frame_at)(max);
             move_sums(&total, (double)frame.shift, (double)frame.exponent, (double)frame.ref);
         }

@@ -86,13 +86,17 @@ LS_INLINE formula_results row_formula(formula_rows rows, int smoothed) {
     return (formula_results){loss, mul_f64(A, pick_f64(leads, mul_f64(e, norm), norm)), grad_y};
 }
 
-/* Losses of rows numbered `slot` and on within their group of LS_SLOTS, added to their slots with the rounding errors kept. */
+/* x added to sums of two doubles, of which the second keeps what additions to the first lose. */
+LS_INLINE void add_kept(double *high, double *low, vec_f64 x) {
+    const vec_f64 before = load_f64(high), sum = add_f64(before, x), back = sub_f64(sum, before);
+    const vec_f64 lost = add_f64(sub_f64(before, sub_f64(sum, back)), sub_f64(x, back));
+    store_f64(high, sum);
+    store_f64(low, add_f64(load_f64(low), lost));
+}
+
+/* Losses of rows numbered `slot` and on within their group of LS_SLOTS, added to their slots. */
 LS_INLINE void add_losses(ls_sum *total, int slot, vec_f64 loss, int64_t count) {
-    vec_f64 high = load_f64(total->high + slot), x = zero_unless_f64(lanes_below_f64(count), loss);
-    vec_f64 sum = add_f64(high, x), back = sub_f64(sum, high);
-    vec_f64 lost = add_f64(sub_f64(high, sub_f64(sum, back)), sub_f64(x, back));
-    store_f64(total->high + slot, sum);
-    store_f64(total->low + slot, add_f64(load_f64(total->low + slot), lost));
+    add_kept(total->high + slot, total->low + slot, zero_unless_f64(lanes_below_f64(count), loss));
 }
 
 /* The same rows' s_sum, for ls_make_room(). What is not finite makes its own row so, and is passed over. */

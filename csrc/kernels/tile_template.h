@@ -27,6 +27,7 @@ typedef struct {
     double *sum_all, *dot_all, *s_all;      /* over the blocks done */
     double *sum, *dot, *s_sum;              /* over one block */
     double *has_target, *x_y, *s_y, *alpha; /* of the targets; has_target: 1 or 0 */
+    double *lost;                           /* by sum_all, dot_all and s_all; where x_y, s_y and alpha are afterwards */
     double *exp_scale, *grad_y;             /* results of the formula */
     V(real) * ref, *max;                    /* max of one block */
     V(real) * scale;                        /* of the gradient */
@@ -47,6 +48,7 @@ LS_INLINE X(work) X(carve)(void *scratch, int64_t positions, int64_t num_classes
     char *at = (char *)scratch;
     for (int i = 0; i < LS_TILE_DOUBLES; i++, at += work.padded * (int64_t)sizeof(double)) *doubles[i] = (double *)(void *)at;
     for (int i = 0; i < LS_TILE_REALS; i++, at += work.padded * (int64_t)sizeof(V(real))) *reals[i] = (V(real) *)(void *)at;
+    work.lost = work.x_y;
     work.target = (V(index) *)(void *)at, at += work.padded * (int64_t)sizeof(V(index));
     work.version = (int32_t *)(void *)at, at += ls_plane_blocks(num_classes) * (int64_t)sizeof(int32_t);
     work.versions = (V(real) *)(void *)at;
@@ -58,11 +60,11 @@ LS_INLINE V(real) * X(magics)(const X(work) * work, int32_t version) { return X(
 
 LS_INLINE V(vec) X(load_some)(const S(elem) * p, int64_t n) { return n >= V(lanes) ? S(load)(p) : S(load_n)(p, n); }
 
-/* max over classes [c, c + count) by position, the target's class left out. */
-LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c, int64_t count, V(real) * max) {
+/* max over classes [c, c + count), and of those before unless `first`, by position, the target's class left out. */
+LS_INLINE void X(tile_max)(const X(tile) * tile, const X(work) * work, int64_t c, int64_t count, V(real) * max, int first) {
     for (int64_t i = 0; i < tile->positions; i += V(lanes)) {
         const int64_t left = tile->positions - i;
-        V(vec) m = V(splat)(V(LEAST));
+        V(vec) m = first ? V(splat)(V(LEAST)) : V(load)(max + i);
         for (int64_t k = 0; k < count; k++) {
             V(vec) x = X(load_some)(tile->x + (c + k) * tile->x_stride + i, left);
             m = V(max_keep)(V(pick)(V(is_index)(work->target + i, c + k), m, x), m);
@@ -241,11 +243,37 @@ LS_INLINE int X(any_far_above)(const X(tile) * tile, const X(work) * work) {
     return 0;
 }
 
+/* The first references: of probabilities the largest logit there is, see block_template.h. A tile has some position whose largest
+ * logit comes in any block, so that none would be spared doing again. */
+LS_INLINE void X(guess_frames)(const X(tile) * tile, X(work) * work, int64_t num_classes, ls_smoothing smoothing) {
+    for (int64_t c = 0; c < (smoothing == LS_DENSE ? num_classes : 1); c += PLANE_GUESS)
+        X(tile_max)(tile, work, c, num_classes - c < PLANE_GUESS ? num_classes - c : PLANE_GUESS, work->ref, c == 0);
+}
+
+/* The sums of a block added to those of the blocks before. Doubles have no wider type to go on in: thousands of blocks would
+ * lose hundreds of units, if what each addition loses was not kept. */
+LS_INLINE void X(add_block)(X(work) * work, int64_t sums) {
+    for (int64_t i = 0; i < sums; i += lanes_f64) {
+        if (sizeof(V(real)) == sizeof(double))
+            add_kept(work->sum_all + i, work->lost + i, load_f64(work->sum + i));
+        else
+            store_f64(work->sum_all + i, add_f64(load_f64(work->sum_all + i), load_f64(work->sum + i)));
+    }
+}
+
+/* Adds what was lost to the sums, but beside infinities, where it is NaN. */
+LS_INLINE void X(add_lost)(X(work) * work, int64_t sums) {
+    for (int64_t i = 0; i < sums; i++) {
+        if (fabs(work->lost[i]) < (double)INFINITY) work->sum_all[i] += work->lost[i];
+        work->lost[i] = 0;
+    }
+}
+
 /* All classes of a tile. Returns the version of the frames that the sums are relative to. */
 LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(work) * work, ls_smoothing smoothing, int keep,
                                    int together) {
     const int64_t num_classes = plan->problem->num_classes;
-    X(tile_max)(tile, work, 0, num_classes < PLANE_GUESS ? num_classes : PLANE_GUESS, work->ref);
+    X(guess_frames)(tile, work, num_classes, smoothing);
     for (int64_t i = 0; i < work->padded; i++) {
         const V(frame) frame = V(frame_at)(work->ref[i]);
         X(shifts)(work, 0)[i] = frame.shift;
@@ -256,7 +284,9 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
     const size_t bytes = (size_t)sums * sizeof(double);
     const int is_single = num_classes <= LS_PLANE_BLOCK; /* a block, whose sums are all there are */
     if (is_single) work->sum = work->sum_all, work->dot = work->dot_all, work->s_sum = work->s_all;
+    const int keeps_lost = !is_single && sizeof(V(real)) == sizeof(double);
     if (!is_single) memset(work->sum_all, 0, bytes);
+    if (keeps_lost) memset(work->lost, 0, bytes);
     int32_t version = 0;
     double s_before = 0;
     for (int64_t c = 0; c < num_classes; c += LS_PLANE_BLOCK) {
@@ -265,14 +295,15 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
             memset(work->sum, 0, bytes);
             X(sweep_plane_block)(plan, tile, work, version, c, end, smoothing, keep, together);
             if (!X(any_far_above)(tile, work)) break;
+            if (keeps_lost) X(add_lost)(work, sums);
             X(move_frames)(plan, tile, work, version++, c, s_before);
         }
         work->version[c / LS_PLANE_BLOCK] = version;
-        for (int64_t i = 0; i < sums && !is_single; i += lanes_f64)
-            store_f64(work->sum_all + i, add_f64(load_f64(work->sum_all + i), load_f64(work->sum + i)));
+        if (!is_single) X(add_block)(work, sums);
         if (smoothing == LS_UNIFORM) s_before += (double)(end - c);
         for (int64_t k = c; smoothing == LS_VECTOR && k < end; k++) s_before += (double)((const V(real) *)plan->s)[k];
     }
+    if (keeps_lost) X(add_lost)(work, sums);
     return version;
 }
 

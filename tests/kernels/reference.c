@@ -133,11 +133,11 @@ static row_shape shape_of(const sample *asked, int64_t row, real *exps) {
 }
 
 /* How far below the largest logit beside the target's a reference may lie that was chosen among the first classes and moves
- * when it is exceeded by 60. */
+ * when it is exceeded by 60. Of probabilities it is the largest. */
 static real lag_of(const sample *asked, int64_t row, const row_shape *shape) {
     real reference = -(real)INFINITY, largest = -(real)INFINITY;
     for (int64_t k = 0; k < asked->options.classes; k++) {
-        if (!asked->probabilities && k == asked->target[row]) continue;
+        if (k == asked->target[row]) continue;
         largest = fmaxl(largest, shape->x[k * shape->step]);
         if (k < 8) reference = fmaxl(reference, shape->x[k * shape->step]);
     }
@@ -198,7 +198,7 @@ static void answer_row(const sample *asked, int64_t row, coefficients c, real *e
     if (c.beta != 0) unit += 2 * u * (fabsl(hard) + fabsl(c.beta) * magnitude - fabsl(value));
     if (!has_target || asked->target[row] != shape.peak) unit += 2 * u * fabsl(c.beta) * sum_of_magnitudes;
     if (asked->probabilities) unit = u * fabsl(c.beta) * (sum_of_magnitudes + magnitude);
-    if (c.beta != 0) unit += u * fabsl(c.beta) * sum_of_magnitudes * lag_of(asked, row, &shape);
+    if (c.beta != 0 && !asked->probabilities) unit += u * fabsl(c.beta) * sum_of_magnitudes * lag_of(asked, row, &shape);
     *loss = (answer){value, unit};
     *row_scale = fmaxl(fabsl(c.alpha + c.beta * value_of(sum_s)), fabsl(c.alpha) + fabsl(c.beta) * largest);
     gradient_of(asked, row, c, &shape, (s_sums){value_of(sum_s), sum_of_magnitudes}, gradient + element_index(o, row, 0));
