@@ -1,5 +1,6 @@
 /* Two builds of the kernels, side by side: what a change of theirs costs or gains. Samples alternate in one process; printed is
- * the median time of the second library, in times of the first, for each shape, with smoothing and loss alone, or with gradient.
+ * the median time of the second library, in times of the first, for each shape, with smoothing and loss alone, or with gradient,
+ * of class indices and of probabilities.
  *
  *     compare_kernels <before.so> <after.so> <instruction set> <threads> <seconds for each figure>
  *
@@ -119,13 +120,15 @@ int main(int count, char **arguments) {
     const library libraries[] = {load(arguments[1], arguments[3]), load(arguments[2], arguments[3])};
     const int threads = atoi(arguments[4]);
     const double seconds = atof(arguments[5]);
-    printf("%s, %d threads; after in times of before\n%-26s %8s %15s\n", arguments[3], threads, "", "loss", "loss+gradient");
+    printf("%s, %d threads; after in times of before\n%-26s %17s   %17s\n%-26s %8s %8s   %8s %8s\n", arguments[3], threads, "",
+           "class indices", "probabilities", "", "loss", "gradient", "loss", "gradient");
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
         const shape at = shapes[k];
         const int64_t rows = at.outer * at.inner, n = rows * at.classes;
         void *x = must(malloc((size_t)n * bytes_of[at.dtype]), "no memory"),
              *grad = must(malloc((size_t)n * bytes_of[at.dtype]), "");
         int64_t *target = must(malloc((size_t)rows * sizeof *target), "no memory");
+        void *zeros = must(calloc((size_t)n, bytes_of[at.dtype]), "no memory");
         double loss;
         float factor;
         fill(x, n, at.dtype);
@@ -144,17 +147,29 @@ int main(int count, char **arguments) {
         problem.threads = threads;
         problem.loss_dtype = at.dtype;
         problem.loss = &loss;
-        const double alone = compare(libraries, &problem, seconds);
-        problem.grad_logits = grad;
-        problem.grad_factor = &factor;
+        double ratio[2][2]; /* of indices and of probabilities: loss alone, with gradient */
+        for (int kind = 0; kind < 2; kind++) {
+            if (kind == 1) {
+                problem.target_kind = LS_PROBABILITIES;
+                problem.target = zeros;
+                memcpy(problem.target_stride, problem.logits_stride, sizeof problem.target_stride);
+            }
+            problem.grad_logits = NULL;
+            problem.grad_factor = NULL;
+            ratio[kind][0] = compare(libraries, &problem, seconds);
+            problem.grad_logits = grad;
+            problem.grad_factor = &factor;
+            ratio[kind][1] = compare(libraries, &problem, seconds);
+        }
         char name[64];
         snprintf(name, sizeof name, "[%lld, %lld, %lld] %s", (long long)at.outer, (long long)at.classes, (long long)at.inner,
                  dtypes[at.dtype]);
-        printf("%-26s %8.3f %15.3f\n", name, alone, compare(libraries, &problem, seconds));
+        printf("%-26s %8.3f %8.3f   %8.3f %8.3f\n", name, ratio[0][0], ratio[0][1], ratio[1][0], ratio[1][1]);
         fflush(stdout);
         free(x);
         free(grad);
         free(target);
+        free(zeros);
     }
     return 0;
 }
