@@ -129,7 +129,7 @@ KERNELS = [
     ("row_formula.h", "store_f64(low, add_f64(load_f64(low), lost));", "(void)lost;"),
     ("row_formula.h", "pick_f64(leads, if_leading, if_not)", "if_not"),
     # strategies
-    ("block_template.h", "if (!(max > frame.ref + MARGIN)) break;", "break;"),
+    ("block_template.h", "if (!(max > frame.ref + margin)) break;", "break;"),
     ("block_template.h", "#define SINGLE_TERMS (sizeof(S(elem)) == sizeof(float))", "#define SINGLE_TERMS 0"),
     ("block_template.h", "target - target % group : whole", "target - target % group + group : whole"),
     ("block_template.h", "V(zero_unless)(counts, term)", "term"),

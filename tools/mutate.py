@@ -7,9 +7,10 @@ A bug in the kernels meets the kernels' own test program (quick, scalar and AVX2
 nothing, some Python tests. What the templates hold is mutated in AVX2 alone, which halves the time: the other instruction sets
 are compiled from the same text, and all but portable C are left out. A bug in the glue meets the Python tests named below.
 Works on copies under build/mutants; the glue's other objects are those of the last `make build`, whose build.ninja says how to
-compile. Prints a line for each mutant, then the share found, and every survivor with its answer. Exit status 0 if 95 % or more
-of all are found, none is broken and every survivor has an answer. Knows the layout of the sources and of build/, and no
-arithmetic.
+compile. First the sources as they are meet the same tests in the same way: what fails then would find every bug. Prints a line
+for each mutant, then the share found, how many of these by a hang, and every survivor with its answer. Exit status 0 if the
+unchanged sources pass, 95 % or more of all are found, none is broken and every survivor has an answer. Knows the layout of the
+sources and of build/, and no arithmetic.
 """
 
 import hashlib
@@ -28,6 +29,8 @@ from mutants import GLUE, KERNELS
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutants" / "-".join(sorted({"kernels", "glue"} & set(sys.argv)))  # each kind beside the other
 SECONDS = 240  # of one run; a longer one counts as a hang. The whole C program takes 30, the Python tests a minute
+
+HANGS = "hangs"
 
 C_FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-w", "-Icsrc/kernels"]
 ISAS = ("isa_avx2", "isa_scalar")  # the vocabularies of the others are left to the whole test program
@@ -106,7 +109,7 @@ def killed_by(command, failure, **options):
                 os.killpg(process.pid, signal.SIGKILL)
                 return line.strip()[:100]
         status = process.wait()
-        return f"hangs: stopped after {SECONDS} s" if hung else f"exit status {status}" if status else ""
+        return f"{HANGS}: stopped after {SECONDS} s" if hung else f"exit status {status}" if status else ""
     finally:
         alarm.cancel()
         process.wait()
@@ -162,10 +165,14 @@ class Kernels:
         changed = {source: self.compile(source, folder) for source in self.compiles(name)}
         if all(path.read_bytes() == self.kernels[source].read_bytes() for source, path in changed.items()):
             return ""  # the same machine code: no test can tell
-        objects = {**self.kernels, **changed}.values()
+        return self.test({**self.kernels, **changed}.values(), FIRST.get(name, USUAL))
+
+    def find_unchanged(self, names):
+        return self.test(self.kernels.values(), USUAL) if names else ""
+
+    def test(self, objects, first):
         program = WORK / "test_kernels"
         run(["gcc", "-fopenmp", *objects, self.stub, *self.tests, "-lm", "-o", program])
-        first = FIRST.get(name, USUAL)
         rest = [
             n
             for n in re.findall(r'\{"(\w+)", test_', (self.tree / "tests/kernels/main.c").read_text())
@@ -216,6 +223,11 @@ class Glue:
         self.tree, self.commands = tree, ninja()
         self.kernels = sorted((ROOT / "build" / "objects" / "csrc" / "kernels").glob("*.o"))
 
+    def find_unchanged(self, names):
+        """Each list of tests that the mutants will meet."""
+        lists = {tuple(GLUE_TESTS[name]) for name in names}
+        return next(filter(None, (python_tests(tests, self.commands, self.kernels) for tests in sorted(lists))), "")
+
     def find(self, name):
         (usual,) = (path for path in self.commands if path.stem == Path(name).stem)
         to, source = WORK / "mutant.o", self.tree / "csrc" / "torch" / name
@@ -251,11 +263,16 @@ def plant(side, tree, folder, mutant):
 
 
 def try_all(kind, chosen, tree):
-    """Tries the mutants of one kind; (how many, the killed, lines on the others, whether all is well)."""
+    """Tries the mutants of one kind; (how many, the killed, those by a hang, lines on the others, whether all is well)."""
     folder, mutants = FOLDERS[kind]
     side = {"kernels": Kernels, "glue": Glue}[kind](tree)
     numbers = [number for number in range(len(mutants)) if not chosen or number in chosen]
-    killed, others, well = 0, [], True
+    found = side.find_unchanged({mutants[number][0] for number in numbers})
+    print(
+        f"the unchanged {kind}: " + (f"FAILED, no verdict means anything  [{found}]" if found else "nothing found"),
+        flush=True,
+    )
+    killed, hung, others, well = 0, 0, [], not found
     for number in numbers:
         mutant, begin = mutants[number], time.monotonic()
         label = label_of(kind, number, mutant)
@@ -269,11 +286,12 @@ def try_all(kind, chosen, tree):
         verdict = "killed  " if found else "SURVIVES"
         print(f"{verdict} {time.monotonic() - begin:5.0f} s  {label}  [{found}]", flush=True)
         killed += bool(found)
+        hung += found.startswith(HANGS)
         if not found:
             answer = mutant[3] if len(mutant) > 3 else "NONE"
             well &= len(mutant) > 3
             others += [f"survives: {label}", f"    answer: {answer}"]
-    return len(numbers), killed, others, well
+    return len(numbers), killed, hung, others, well
 
 
 def main(arguments):
@@ -290,8 +308,10 @@ def main(arguments):
         shutil.copytree(ROOT / folder, tree / folder)
     begin, total, killed, others, well = time.monotonic(), 0, 0, [], True
     for kind in kinds:
-        count, found, lines, fine = try_all(kind, chosen, tree)
-        print(f"{found} of {count} mutants of the {kind} killed, {100 * found / max(count, 1):.1f} %")
+        count, found, hung, lines, fine = try_all(kind, chosen, tree)
+        print(
+            f"{found} of {count} mutants of the {kind} killed, {100 * found / max(count, 1):.1f} %, {hung} of them by a hang"
+        )
         total, killed, others, well = total + count, killed + found, others + lines, well and fine
     share = 100 * killed / max(total, 1)
     print(f"{killed} of {total} mutants in all killed, {share:.1f} %, in {(time.monotonic() - begin) / 60:.0f} minutes")

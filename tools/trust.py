@@ -49,9 +49,9 @@ PARTS = {
     ),
     "determinism": (
         "Threads, forks, runtimes",
-        "One OpenMP runtime in the process, torch's settings obeyed, the same bits for any number of threads; forks, spawned "
-        "processes, interrupts, calls from parallel regions and the end of the process survived. Native's figures are defects "
-        "J and M above.",
+        "No OpenMP runtime beside torch's in any order of imports, torch's settings obeyed, the same bits for any number of "
+        "threads; forks, spawned processes, interrupts and calls from parallel regions survived, and the end of the process, "
+        "but for daemon threads within a call. Native's figures are defects J and M above.",
         "python -m pytest -q tests/test_determinism.py tests/test_openmp.py tests/test_processes.py",
         r"passed|failed|^FAILED|^ERROR",
     ),
@@ -73,10 +73,11 @@ PARTS = {
     ),
     "faults": (
         "Faults injected",
-        "The address space ended at six distances above what is in use: an error or the right loss; hooks that raise; 10^5 "
+        "The address space ended at six distances above what is in use, and at losses, copies and scratch: an error or the "
+        "right loss; pages of the kept gradient taken back by the system; hooks that raise; 10^5 "
         "calls, with planes, probabilities, priors and hooks among them and one in nine with a bad target, after which the "
         "process may hold 2 MiB more. Native is not measured.",
-        "LS_LOSS_DEEP=1 python -m pytest -q -rP tests/test_faults.py",
+        "LS_LOSS_DEEP=1 python -m pytest -q -rP tests/test_faults.py tests/test_grad_buffer.py",
         r"passed|failed|KiB|^FAILED|^ERROR",
     ),
     "kernels": (
@@ -90,8 +91,9 @@ PARTS = {
     ),
     "sanitizers": (
         "Sanitizers",
-        "The C tests under MSan, TSan and valgrind; Python under ASan, "
-        "where first a canary, a read past a tensor, must be found.",
+        "The C tests under MSan, to which results and scratch memory count as never written; those of threads under TSan; of "
+        "each strategy some under valgrind, which has no AVX-512; and Python under ASan: values, gradients, errors, transforms, not "
+        "forks nor the end of the process. Each must first find a canary.",
         "make test-sanitizers",
         r"^==|mismatches|canary|passed|failed|^FAILED|ERROR|WARNING|valgrind:",
     ),
@@ -118,29 +120,30 @@ PARTS = {
     "mutants-kernels": (
         "Bugs planted in the kernels",
         "Slips planted one at a time in copies of the sources (`tools/mutants.py` has them): do the C tests find them, or a "
-        "minute of Python tests? The lines are the totals, and every survivor with the answer to it; the run has failed while "
-        "one has none.",
+        "minute of Python tests? Portable C and AVX2 are compiled; what only AVX-512 or NEON reads has no slips. The sources "
+        "as they are must pass in the same way. The lines are the totals, and every survivor with the answer to it; the run has "
+        "failed while one has none.",
         "python tools/mutate.py kernels",
-        r"mutants .*killed|^survives|^    answer|not found",
+        r"^the unchanged|mutants .*killed|^survives|^    answer|not found",
     ),
     "mutants-glue": (
         "Bugs planted in the glue",
         "The same for the C++ files and the Python tests.",
         "python tools/mutate.py glue",
-        r"mutants .*killed|^survives|^    answer|not found",
+        r"^the unchanged|mutants .*killed|^survives|^    answer|not found",
     ),
     "supply-chain": (
         "Supply chain",
         "What is built twice, in two folders, has the same bytes; the tests are of hardening flags, of the hashes of what is "
         "installed, of the bill of materials and of the workflows.",
-        "python -m pytest -q tests/test_supply_chain.py && make reproducible",
+        "make ops-library && python -m pytest -q tests/test_supply_chain.py && make reproducible",
         r"passed|failed|the same bytes|differ|^FAILED|^ERROR",
     ),
     "accuracy": (
         "Accuracy",
         "Errors of ours and of native in ULP, as tables in [numerics](numerics.md).",
         "python tools/measure_accuracy.py --write",
-        r"^Largest errors",
+        r"^\||^Largest errors",
     ),
 }
 

@@ -39,6 +39,7 @@ static void place_output(int which, int64_t count, ls_dtype dtype, const variant
     size_t item = dtype_size(dtype);
     guarded_place(&buffers[which], (size_t)count * item, item, v->where, v->offset * item, POISON);
     memset(buffers[which].data, POISON, buffers[which].bytes);
+    guarded_mark(&buffers[which], 0);
 }
 
 static ls_problem place_all(const stored_problem *stored, const variant *v) {
@@ -65,9 +66,11 @@ static ls_problem place_all(const stored_problem *stored, const variant *v) {
     return p;
 }
 
-static void *place_scratch(const ls_problem *p) {
-    guarded_place(&buffers[SCRATCH], ls_scratch_bytes(p), 64, AT_END, 0, POISON);
+static void *place_scratch(const ls_problem *p, const variant *v) {
+    placement where = v->where == AT_START ? AT_START : AT_END; /* aligned to 64 bytes, always */
+    guarded_place(&buffers[SCRATCH], ls_scratch_bytes(p), 64, where, 0, POISON);
     memset(buffers[SCRATCH].data, NAN_BYTE, buffers[SCRATCH].bytes);
+    guarded_mark(&buffers[SCRATCH], 0);
     return buffers[SCRATCH].data;
 }
 
@@ -84,6 +87,7 @@ static void check_memory(const stored_problem *stored, const char *text) {
 
 static void check_untouched(const char *text) {
     for (int b = LOSS; b <= GRADIENT; b++) {
+        guarded_mark(&buffers[b], 1);
         if (!all_bytes(buffers[b].data, buffers[b].bytes, POISON)) fail("written despite an error: %s", text);
     }
 }
@@ -139,7 +143,7 @@ static int run(judgement *j, const variant *v) {
     ls_error error = {-7, -7, -7};
     if (!ls_supports(&p)) return 0;
     if (v->backwards) ls_use_parallel_for(loop_backwards);
-    ls_status status = ls_cross_entropy(&p, place_scratch(&p), &error);
+    ls_status status = ls_cross_entropy(&p, place_scratch(&p, v), &error);
     if (v->backwards) ls_use_parallel_for(NULL);
     record_call();
     check_memory(j->stored, text);
@@ -218,7 +222,7 @@ ls_status compute(const sample *asked, void *loss, void *gradient) {
     variant v = {AT_END, 0, 1, gradient != NULL, 0};
     ls_problem p = place_all(&stored, &v);
     ls_error error;
-    ls_status status = ls_cross_entropy(&p, place_scratch(&p), &error);
+    ls_status status = ls_cross_entropy(&p, place_scratch(&p, &v), &error);
     memcpy(loss, buffers[LOSS].data, buffers[LOSS].bytes);
     if (gradient) memcpy(gradient, buffers[GRADIENT].data, buffers[GRADIENT].bytes);
     free_problem(&stored);

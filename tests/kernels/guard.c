@@ -51,6 +51,13 @@ void guarded_place(guarded *memory, size_t bytes, size_t alignment, placement wh
     memset(data + bytes, fill, after(memory));
 }
 
+#ifdef WITH_MSAN
+#include <sanitizer/msan_interface.h>
+void guarded_mark(const guarded *memory, int known) { (known ? __msan_unpoison : __msan_poison)(memory->data, memory->bytes); }
+#else
+void guarded_mark(const guarded *memory, int known) { (void)memory, (void)known; }
+#endif
+
 int all_bytes(const unsigned char *data, size_t bytes, unsigned char value) {
     return bytes == 0 || (data[0] == value && memcmp(data, data + 1, bytes - 1) == 0);
 }

@@ -28,6 +28,10 @@ void guarded_place(guarded *memory, size_t bytes, size_t alignment, placement wh
 /* 1 if the bytes around the buffer are as guarded_place left them. */
 int guarded_intact(const guarded *memory);
 
+/* Under MemorySanitizer (WITH_MSAN): what the buffer holds counts as never written, so that a use of it is reported, or, if
+ * `known`, as written. The bytes stay as they are. */
+void guarded_mark(const guarded *memory, int known);
+
 /* 1 if all bytes equal `value`. */
 int all_bytes(const unsigned char *data, size_t bytes, unsigned char value);
 
