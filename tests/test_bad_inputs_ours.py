@@ -158,8 +158,8 @@ OURS = {
     ),
     "dim 2^80": (
         lambda: ls_loss.cross_entropy(X, Y, dim=2**80),
-        (OverflowError, RuntimeError, IndexError, TypeError),
-        ".",
+        RuntimeError,
+        r"argument 'dim' .*\n(.*\n)*Value: 1208925819614629174706176\n",
     ),
     "smoothing below 0": (
         lambda: ls_loss.cross_entropy(X, Y, label_smoothing=-1e-9),
@@ -235,21 +235,34 @@ OURS = {
     ),
     "fastai: eps a string": (
         lambda: PLAIN(eps="a")(X, Y),
-        (TypeError, ValueError),
-        "could not convert string to float|must be",
+        TypeError,
+        "the smoothing must be a number, not str",
     ),
-    "fastai: eps None": (lambda: PLAIN(eps=None)(X, Y), TypeError, "NoneType"),
+    "fastai: eps None": (
+        lambda: PLAIN(eps=None)(X, Y),
+        TypeError,
+        "the smoothing must be a number, not NoneType",
+    ),
     "fastai: eps that requires grad": (
         lambda: FLAT(eps=torch.tensor(0.1, requires_grad=True))(X, Y),
         TypeError,
-        "smoothing must be a number",
+        "the smoothing must be a number: a tensor that requires grad would receive none",
     ),
     "fastai: reduction bad": (
         lambda: PLAIN(reduction="bad")(X, Y),
         ValueError,
         "bad is not a valid value for reduction",
     ),
-    "fastai: probabilities": (lambda: PLAIN()(X, Q), (RuntimeError, ValueError), "."),
+    "fastai: probabilities": (
+        lambda: PLAIN()(X, Q),
+        RuntimeError,
+        "^Expected floating point type for target with class probabilities, got Long$",  # the loss casts to integers
+    ),
+    "fastai: probabilities, flat": (
+        lambda: FLAT()(X, Q),
+        ValueError,
+        r"^Expected input batch_size \(4\) to match target batch_size \(20\)\.$",
+    ),
     "fastai: axis out of range": (
         lambda: FLAT(axis=2)(X, Y),
         IndexError,
@@ -264,7 +277,11 @@ OURS = {
     "notebook: epsilon below 0": (lambda: NOTEBOOK(epsilon=-0.1)(X, Y), ValueError, f"epsilon must be {IN_RANGE}-0.1"),
     "notebook: epsilon above 1": (lambda: NOTEBOOK(epsilon=1.1)(X, Y), ValueError, f"epsilon must be {IN_RANGE}1.1"),
     "notebook: epsilon NaN": (lambda: NOTEBOOK(epsilon=NAN)(X, Y), ValueError, f"epsilon must be {IN_RANGE}nan"),
-    "notebook: epsilon a string": (lambda: NOTEBOOK(epsilon="0.1")(X, Y), TypeError, "str"),
+    "notebook: epsilon a string": (
+        lambda: NOTEBOOK(epsilon="0.1")(X, Y),
+        TypeError,
+        "^'<=' not supported between instances of 'int' and 'str'$",  # Python's own
+    ),
     "notebook: 3-d logits": (
         lambda: NOTEBOOK()(IMAGES[..., 0], LABELS[..., 0]),
         ValueError,
@@ -280,7 +297,11 @@ OURS = {
         ValueError,
         r"Expected input batch_size \(4\) to match target batch_size \(3\)\.",
     ),
-    "smooth_labels: target a list": (lambda: ls_loss.smooth_labels([0, 1], 5), (TypeError, RuntimeError), "target"),
+    "smooth_labels: target a number": (
+        lambda: ls_loss.smooth_labels(1, 5),
+        TypeError,
+        r"smooth_labels\(\): argument 'target' must be Tensor, not int",
+    ),
     "smooth_labels: bool target": (
         lambda: ls_loss.smooth_labels(Y > 0, 5),
         TypeError,
@@ -291,13 +312,21 @@ OURS = {
         ValueError,
         "num_classes must be at least 1, got -1",
     ),
-    "smooth_labels: 5.0 classes": (lambda: ls_loss.smooth_labels(Y, 5.5), (TypeError, RuntimeError), "num_classes"),
+    "smooth_labels: 5.5 classes": (
+        lambda: ls_loss.smooth_labels(Y, 5.5),
+        RuntimeError,
+        "Expected a value of type 'int' for argument 'num_classes' but instead found type 'float'",
+    ),
     "smooth_labels: epsilon inf": (
         lambda: ls_loss.smooth_labels(Y, 5, INF),
         ValueError,
         f"epsilon must be {IN_RANGE}inf",
     ),
-    "smooth_labels: epsilon None": (lambda: ls_loss.smooth_labels(Y, 5, None), (TypeError, RuntimeError), "epsilon"),
+    "smooth_labels: epsilon None": (
+        lambda: ls_loss.smooth_labels(Y, 5, None),
+        TypeError,
+        "epsilon must be a number, not NoneType",
+    ),
     "smooth_labels: dtype int64": (
         lambda: ls_loss.smooth_labels(Y, 5, dtype=torch.int64),
         ValueError,
