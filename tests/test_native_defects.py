@@ -136,19 +136,25 @@ def test_g_ignored_rows_have_nan_gradients(value):
     skip_if_mended((native_grad[1] == 0).all())
 
 
-def test_h_targets_changed_after_forward_are_used_unchecked():
-    """Through numpy, which no version counter sees. The value stays inside native's tensor, so that the damage can be seen."""
-    grads = []
+@pytest.mark.parametrize("inner", [(), (2,), (2, 2)], ids=["rows", "sequences", "images"])
+def test_h_targets_changed_after_forward_are_used_unchecked(inner):
+    """Through numpy, which no version counter sees. The value stays inside native's tensor, so that the damage can be seen.
+
+    Native has other code for positions beside each other than for rows.
+    """
+    grads, target = [], numpy.zeros((2, *inner), dtype=numpy.int64)
+    target[1] = 1
     for function in (ls_loss.cross_entropy, F.cross_entropy):
-        alias = numpy.array([0, 1])
-        x = torch.zeros(2, 3, requires_grad=True)
+        alias = target.copy()
+        x = torch.zeros(2, 3, *inner, requires_grad=True)
         loss = function(x, torch.from_numpy(alias), reduction="none")
-        alias[0] = 3  # of row 0: the first class of row 1
+        alias.flat[0] = 3  # of sample 0: the first class of sample 1
         loss.sum().backward()
         grads.append(x.grad)
-    truth = torch.tensor([[-2.0, 1.0, 1.0], [1.0, -2.0, 1.0]]) / 3
+    truth = torch.full_like(grads[0], 1 / 3).scatter_add(1, torch.from_numpy(target)[:, None], -torch.ones_like(x))
     errors = [(grad - truth).abs().max() for grad in grads]
-    report("H", "largest error of the gradient where a target changed before backward", *errors)
+    shape = list(x.shape)
+    report("H", f"largest error of the gradient of {shape} where a target changed before backward", *errors)
     assert errors[0] <= 2**-23
     skip_if_mended(errors[1] <= 2**-23)
 
