@@ -122,6 +122,31 @@ def test_one_class(dtype):
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_one_class_with_probabilities(dtype):
+    """No target is left out of the sum: a loss of q log p, p being an exp over itself, and a gradient of p q - q.
+
+    In units u of the arithmetic the exp is off by 2.4 in portable C, 2.2 elsewhere, and the logarithm with it. In the gradient
+    that cancels; what exps are multiplied by is rounded once, and so are the two coefficients of q and their sum: 3 in all.
+    """
+    u = 2.0**-53 if dtype == torch.float64 else 2.0**-24
+    smallest = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+    soft = (3 * torch.rand(500, 1, generator=cases.generator(), dtype=torch.float64)).to(dtype)
+    soft[0], soft[1] = 1, 0
+    logits = (3 * cases.randn(500, 1)).to(dtype)
+    for combo in cases.product(smoothing=(0.0, 0.1, 1.0), planes=(False, True), value=(None, INF, -INF, NAN)):
+        x = logits if combo["value"] is None else torch.full_like(logits, combo["value"])
+        x, q = (x.T[None], soft.T[None]) if combo["planes"] else (x, soft)
+        options = dict(reduction="none", label_smoothing=combo["smoothing"])
+        loss, grad = forward_backward(ls_loss.cross_entropy, x, q, torch.ones(x.numel()).view_as(x.sum(1)), **options)
+        if combo["value"] is not None:
+            assert loss.isnan().all() and grad.isnan().all(), combo
+            continue
+        mixed = (1 - combo["smoothing"]) * q.double() + combo["smoothing"]
+        for got, units in ((loss.unsqueeze(1), 2.4), (grad, 3)):
+            assert (got.double().abs() <= units * u * mixed * (1 + torch.finfo(dtype).eps) + smallest).all(), combo
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 def test_masked_classes(dtype):
     """-inf masks of a tenth to nearly all of the classes: probability 0, and a loss over the others."""
     for classes in (10, 33, 1000, 40000):
@@ -368,3 +393,24 @@ def test_16_bit_results_are_rounded_once(dtype):
                 normal = want.abs() >= torch.finfo(dtype).tiny
                 share = (got == want.to(dtype))[normal].double().mean().item()
                 assert share >= least, (classes, smoothing, share)
+
+
+@pytest.mark.parametrize("factor", [2.0**-3, 2.0**10])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_gradients_times_a_power_of_two_are_rounded_once(dtype, factor):
+    """What is stored was rounded, and a power of two rounds nothing more, but for numbers that are subnormal before or after.
+
+    As tools/measure_accuracy.py counts: normal numbers that do not cancel, which p next to epsilon / C does.
+    """
+    right = counted = 0
+    for combo in cases.product(classes=(10, 33, 500), reduction=("sum", "none"), smoothing=(0.0, 0.1)):
+        logits, target = cases.batch((100, combo["classes"]), dtype)
+        options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
+        outer = torch.full((100,) if combo["reduction"] == "none" else (), factor)
+        _, grad = forward_backward(ls_loss.cross_entropy, logits, target, outer, **options)
+        want = expect(logits, target, outer, **options).grad
+        scale = factor * logits.double().softmax(1).clamp_min(combo["smoothing"] / combo["classes"])
+        judged = (want.abs() >= torch.finfo(dtype).tiny) & (want.abs() >= scale / 4)
+        right += int((grad == want.to(dtype))[judged].sum())
+        counted += int(judged.sum())
+    assert counted > 20_000 and right >= 0.999 * counted, f"{right} of {counted}"
