@@ -1,9 +1,12 @@
 """The same bits in another Python thread, from run to run, for a row alone and in a batch, for rows apart, on AVX2 and AVX-512.
 
-What docs/numerics.md promises under "Determinism", but for the number of threads and forks, which are in test_openmp.py. It is
-bytes that are compared, for 0 == -0. Uses the public package; each instruction set in a process of its own.
+What docs/numerics.md promises under "Determinism", but for the number of threads of a call and forks, which are in
+test_openmp.py. It is bytes that are compared, for 0 == -0. Uses the public package; each instruction set in a process of its
+own.
 """
 
+import contextlib
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,6 +60,20 @@ def test_backward_in_another_thread(shape, dtype, reduction):
         assert_same_bits(backward(*one.submit(forward, logits, target, reduction).result()), expected, "forward in one")
         ahead = forward(logits, target, reduction)
         assert_same_bits(other.submit(backward, *ahead).result(), expected, "backward in one")
+
+
+@of_reductions
+@of_dtypes
+@of_shapes
+def test_backward_with_another_number_of_threads_than_forward(shape, dtype, reduction):
+    logits, target = cases.batch(shape, dtype)
+    torch.set_num_threads(1)
+    expected = step(logits, target, reduction)
+    for threads in ((1, 7), (7, 1), (2, 3)):
+        torch.set_num_threads(threads[0])
+        ahead = forward(logits, target, reduction)
+        torch.set_num_threads(threads[1])
+        assert_same_bits(backward(*ahead), expected, "of {} and then {} threads".format(*threads))
 
 
 @of_reductions
@@ -116,18 +133,21 @@ def test_rows_that_lie_apart(shape, dtype, reduction):
         assert_same_bits(step(view, target, reduction), expected, f"strides {view.stride()}")
 
 
-# Prints a digest of each call's loss and gradient. Smoothed, with weights, with a prior, and with probabilities as targets.
+# Prints a digest of each call's loss and gradient. Smoothed, with weights, with a prior, and with probabilities as targets. One
+# thread makes them: torch's sum and softmax have other bits for other numbers of threads.
 CODE = """
 import hashlib, torch, ls_loss
 print(ls_loss.config()["isa"])
 generator = torch.Generator().manual_seed(0)
 for shape, dtypes in {shapes}:
     for dtype in dtypes:
+        torch.set_num_threads(1)
         logits = 3 * torch.randn(shape, generator=generator, dtype=dtype)
         target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
         weight = torch.rand(shape[1], generator=generator, dtype=dtype)
         prior = weight / weight.sum()
         calls = [(target, {{}}), (target, dict(weight=weight)), (target, dict(prior=prior)), (logits.softmax(1), {{}})]
+        torch.set_num_threads({threads})
         for i, (of_rows, options) in enumerate(calls):
             for reduction in ("none", "mean"):
                 x = logits.clone().requires_grad_()
@@ -149,13 +169,24 @@ OF_ROWS_OR_POSITIONS = [
 ]
 
 
+def test_two_processes():
+    """One is new; this one has used its memory, and its calls take another number of threads."""
+    shapes = [(shape, DTYPES) for shape in ((70, 100), (5, 3000), (3, 70_000), (2, 21, 33, 34))]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(CODE.format(shapes=shapes, threads=3), {})
+    ours = printed.getvalue().split()
+    assert len(ours) == 1 + 2 * len(shapes) * len(DTYPES) * 4 * 2 * 2
+    assert processes.run(CODE.format(shapes=shapes, threads=1), prelude="") == ours
+
+
 @pytest.mark.skipif(
     not set(BOTH) <= set(ls_loss.config()["isa_available"]), reason="the machine has not both AVX2 and AVX-512"
 )
 def test_two_instruction_sets_where_lanes_are_rows_or_positions():
     digests = []
     for isa in BOTH:
-        code = CODE.format(shapes=OF_ROWS_OR_POSITIONS)
+        code = CODE.format(shapes=OF_ROWS_OR_POSITIONS, threads=torch.get_num_threads())
         ran, *words = processes.run(code, prelude="", env={**os.environ, "LS_LOSS_ISA": isa})
         assert ran == isa
         digests.append(dict(zip(words[::2], words[1::2], strict=True)))
