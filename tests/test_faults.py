@@ -56,6 +56,53 @@ print(*sorted(outcomes))
 """) == ["error", "right"]
 
 
+# Shape, where the classes are moved to, reduction, and the bytes that are asked for: of the losses, of the copy of logits whose
+# strides fit no kernel, and at least of the scratch memory, which holds 8 bytes for each target.
+LOSS_ONLY = {
+    "losses and scratch": ((4_000_000, 2), None, "none", (16_000_000, 32_000_000)),
+    "scratch": ((4_000_000, 2), None, "mean", (32_000_000,)),
+    "copy and scratch": ((1000, 2, 40, 50), (2, 3), "mean", (16_000_000, 16_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", LOSS_ONLY)
+def test_no_memory_for_what_a_loss_alone_needs(name):
+    """Without a gradient, which would be what fails, everything else that a call asks for is refused once."""
+    shape, swapped, reduction, asked = LOSS_ONLY[name]
+    refused = run(f"""
+import re
+logits, target = torch.zeros({shape}), torch.zeros({(shape[0], *shape[2:])}, dtype=torch.int64)
+if {swapped}:
+    logits, target = logits.transpose(*{swapped or ()}), target.mT.contiguous()
+small, labels = torch.randn(64, 10), torch.arange(64) % 10
+expected = F.cross_entropy(small, labels)
+ls_loss.cross_entropy(logits[:200], target[:200])  # threads have their stacks
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+outcomes = []
+for mebibytes in (1, 4, 12, 20, 26, 34, 80):
+    ls_loss.empty_cache()
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), hard))
+    try:
+        loss = ls_loss.cross_entropy(logits, target, reduction={reduction!r})
+        outcomes.append("right" if torch.allclose(loss, torch.tensor(2.0).log()) else "wrong")
+        del loss
+    except RuntimeError as error:
+        refused = re.search("can't allocate memory: you tried to allocate ([0-9]+) bytes", str(error))
+        outcomes.append(refused[1] if refused else str(error))
+    if not torch.allclose(ls_loss.cross_entropy(small, labels), expected):
+        outcomes.append("next wrong")
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+print(*outcomes)
+""")
+    assert refused[-1] == "right"
+    sizes = [int(outcome) for outcome in refused if outcome != "right"]
+    *exact, scratch = asked
+    assert set(exact) <= set(sizes)
+    others = {size for size in sizes if size not in exact}
+    assert len(others) == 1 and scratch < others.pop() < 1.2 * scratch, refused
+
+
 def test_kept_memory_is_given_back_before_a_gradient_fails():
     """The kept block does not fit and leaves no room beside it: without it there is enough."""
     assert run("""
