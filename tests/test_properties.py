@@ -1,8 +1,9 @@
 """Drawn calls of every kind against float64: what no table of cases thinks of.
 
 Shapes of 0 to 5 dimensions with sizes of 0 and 1, every stride pattern that as_strided, expand, transpose and slicing make,
-dtypes, options, special values; hypothesis climbs to larger errors. Native in float64 tells which results are NaN or infinite;
-the error model of tolerance.py how far finite ones may be. The small profile runs always, the same on every run;
+dtypes, options, conventions, special values; hypothesis climbs to larger errors. Native in float64 tells which results are NaN
+or infinite, and what comes of no elements; the error model of tolerance.py how far finite results may be. The small profile
+runs always, the same on every run;
 LS_LOSS_DEEP=<examples> draws that many anew (`make fuzz-python`). Uses the public package.
 """
 
@@ -53,11 +54,14 @@ def strided(draw, tensor, elements):
     return view
 
 
+IGNORED = (-100, 0, "last class", "number of classes", 10**12)
+
+
 @st.composite
-def calls(draw, probabilities=False, special=False):
+def calls(draw, probabilities=False, special=False, ranks=(1, 5), ignored=IGNORED):
     """(logits, target, options, grad_output) of a call that is right."""
     dtype = draw(st.sampled_from(cases.DTYPES))
-    rank = draw(st.integers(1, 5))
+    rank = draw(st.integers(*ranks))
     largest = {1: 300, 2: 60, 3: 12, 4: 7, 5: 4}[rank]
     classes = draw(
         st.one_of(
@@ -87,7 +91,10 @@ def calls(draw, probabilities=False, special=False):
         target = cases.integers(classes, *rows, seed=seed + 4)
         kind = draw(st.sampled_from(kinds))
         if draw(st.booleans()):
-            options["ignore_index"] = draw(st.sampled_from((-100, 0, classes - 1, classes, 10**12)))
+            ignore_index = draw(st.sampled_from(ignored))
+            options["ignore_index"] = {"last class": classes - 1, "number of classes": classes}.get(
+                ignore_index, ignore_index
+            )
             if torch.iinfo(kind).min <= options["ignore_index"] <= torch.iinfo(kind).max:
                 target = cases.ignoring(target, options["ignore_index"], seed=seed + 5)
         target = strided(draw, target.to(kind), torch.iinfo(kind).max)
@@ -108,9 +115,9 @@ def calls(draw, probabilities=False, special=False):
     return logits, target, options, grad_output
 
 
-def run(logits, target, grad_output, options):
+def run(logits, target, grad_output, options, function=ls_loss.cross_entropy):
     x = logits.detach().requires_grad_()
-    loss = ls_loss.cross_entropy(x, target, **options)
+    loss = function(x, target, **options)
     outer = torch.ones_like(loss) if grad_output is None else grad_output.to(loss.dtype)
     return loss.detach(), torch.autograd.grad(loss, x, outer)[0]
 
@@ -124,30 +131,49 @@ def without_dim(options):
     return {name: value for name, value in options.items() if name != "dim"}
 
 
-def check(call):
+def natives(logits, target, options):
+    """Loss and gradient of native in float64, which takes classes in dimension 1, no prior, and int64."""
+    dim = options["dim"] % logits.dim()
+
+    def moved(tensor):
+        return tensor.movedim(dim, 1) if tensor.shape == logits.shape and logits.dim() > 1 else tensor
+
+    target = moved(target.double()) if target.is_floating_point() else target.long()
+    weight = options["weight"] if options["weight"] is None else options["weight"].double()
+    options = {name: value for name, value in options.items() if name not in ("dim", "prior")} | dict(weight=weight)
+    loss, grad = run(moved(logits.double()), target, None, options, F.cross_entropy)
+    return loss, grad.movedim(1, dim) if logits.dim() > 1 else grad
+
+
+def check(call, function=ls_loss.cross_entropy, convention="torch"):
     logits, target, options, grad_output = call
-    loss, grad = run(logits, target, grad_output, options)
+    loss, grad = run(logits, target, grad_output, options, function)
     rows = list(logits.shape)
     del rows[options["dim"]]
     if options["reduction"] == "none":
         assert list(loss.shape) == rows
-    assert loss.dtype == grad.dtype == logits.dtype and grad.shape == logits.shape and grad.is_contiguous()
-    if not logits.numel():
+    assert loss.dtype == grad.dtype == logits.dtype and grad.shape == logits.shape
+    if convention == "torch":
+        assert grad.is_contiguous()
+    if not logits.numel():  # no row to have a convention
+        torch.testing.assert_close(
+            loss, natives(logits, target, options)[0].to(loss.dtype), rtol=0, atol=0, equal_nan=True
+        )
         return
     assume(loss.dim() or not loss.isnan())  # every row ignored: tables have that
     name = f"{list(logits.shape)}, strides {logits.stride()}, {logits.dtype}, {options}"
     outer = grad_output.contiguous() if grad_output is not None else None
     if not target.is_floating_point():
         target = target.long()
-    expected = expect(logits.contiguous(), target.contiguous(), outer, **options)
-    if (
-        target.is_floating_point()
-    ):  # no target can be left out of the sum of exps: an error of its own for every unit of q
-        q = (
-            coefficients(rows_of(target, options["dim"]), logits.shape[options["dim"]], **without_dim(options))
-            .abs()
-            .sum(-1)
-        )
+    expected = expect(logits.contiguous(), target.contiguous(), outer, convention=convention, **options)
+    soft = target.is_floating_point()
+    if soft or convention == "fastai":
+        # Where no target can be left out of the sum of exps: an error of its own for every unit of q.
+        y = rows_of(target, options["dim"]) if soft else target.reshape(-1)
+        classes = logits.shape[options["dim"]]
+        q = coefficients(y, classes, convention=convention, **without_dim(options)).abs().sum(-1)
+        if not soft:
+            q = q.where(y == -100, 0.0)
         of_sum = UNITS[logits.dtype][0] * ROUNDINGS * q
         expected.loss_tolerance = expected.loss_tolerance + (of_sum.reshape(loss.shape) if loss.dim() else of_sum.sum())
     for what, actual in (("loss", loss), ("grad", grad)):
@@ -176,32 +202,93 @@ def test_probabilities(call):
     check(call)
 
 
+def in_conventions_of_fastai(kind):
+    """Calls of a module as if it were the function: the classes where it looks for them."""
+
+    def function(x, target, *, dim, weight, reduction, label_smoothing, prior, ignore_index=-100):
+        assert ignore_index == -100
+        if kind is ls_loss.LabelSmoothingLoss:
+            module = kind(label_smoothing, reduction, weight, prior=prior)
+            return module(x.movedim(dim, -1), target)
+        return kind(label_smoothing, weight, reduction, prior=prior)(x.movedim(dim, 1), target)
+
+    return function
+
+
+@FEW
+@given(calls(ranks=(2, 5), ignored=(-100,)))
+def test_fastais_convention(call):
+    check(call, in_conventions_of_fastai(ls_loss.LabelSmoothingCrossEntropy), "fastai")
+
+
+@FEW
+@given(calls(ranks=(1, 2), ignored=(-100,)))
+def test_the_notebooks_convention(call):
+    check(call, in_conventions_of_fastai(ls_loss.LabelSmoothingLoss), "fastai")
+
+
+def outcome(function, logits, target, options):
+    """Type and text of the error; else shape and bits of the loss and of the gradient, 0 and -0 being alike."""
+    try:
+        results = run(logits, target, None, options, function)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return [(list(result.shape), result.dtype, str(result.add(0.0).tolist())) for result in results]
+
+
+@st.composite
+def calls_of_nothing(draw):
+    """Logits of no dimensions, of no classes, or of no elements; targets that fit, do not, or are ignored."""
+    dtype = draw(st.sampled_from(cases.DTYPES))
+    shape = draw(st.lists(st.integers(0, 3), max_size=5).filter(lambda sizes: not sizes or 0 in sizes))
+    classes = cases.num_classes(shape) if shape else 1
+    fitting = cases.rows_shape(shape) if shape else ()
+    of_rows = draw(st.sampled_from((fitting, fitting, tuple(shape))))
+    target = draw(
+        st.sampled_from(
+            (torch.zeros(of_rows, dtype=torch.int64), torch.full(of_rows, -100), torch.zeros(shape, dtype=dtype))
+        )
+    )
+    options = dict(
+        reduction=draw(st.sampled_from(cases.REDUCTIONS)),
+        label_smoothing=draw(st.sampled_from((0.0, 0.1, 1.0))),
+        weight=cases.weights(classes, dtype) if draw(st.booleans()) else None,
+        ignore_index=draw(st.sampled_from((-100, 0))) if not target.is_floating_point() else -100,
+    )
+    return torch.zeros(shape, dtype=dtype), target, options
+
+
+@FEW
+@given(calls_of_nothing())
+def test_nothing_gives_what_native_gives(call):
+    """Values, shapes and dtypes, or type and text of the error."""
+    logits, target, options = call
+    name = f"{list(logits.shape)}, target {list(target.shape)} of {target.dtype}, {options}"
+    assert outcome(ls_loss.cross_entropy, *call) == outcome(F.cross_entropy, *call), name
+
+
 @FEW
 @given(calls(special=True))
 def test_special_values(call):
-    """NaN, infinite or finite as native in float64; and no row touches another."""
+    """NaN, infinite or finite as native in float64, rows that are ignored 0; and no row touches another."""
     logits, target, options, _ = call
-    options = dict(options, reduction="none")
-    del options["prior"]
+    dim = options["dim"] % logits.dim()
+    check_special(call, (target.long() != options.get("ignore_index", -100)).unsqueeze(dim).expand_as(logits))
+
+
+@FEW
+@given(calls(probabilities=True, special=True))
+def test_special_values_with_probabilities(call):
+    check_special(call, torch.ones(call[0].shape, dtype=torch.bool))
+
+
+def check_special(call, kept):
+    logits, target, options, _ = call
+    options = dict(options, reduction="none", prior=None)
     loss, grad = run(logits, target, None, options)
-    dim = options.pop("dim") % logits.dim()
-    moved = logits.double().movedim(dim, 1) if logits.dim() > 1 else logits.double()
-    weight = options["weight"]
-    options["weight"] = weight if weight is None else weight.double()
-    x = moved.detach().requires_grad_()
-    want = F.cross_entropy(x, target.long(), **options)
-    (want_grad,) = torch.autograd.grad(want.sum(), x)
-    got = grad.movedim(dim, 1) if logits.dim() > 1 else grad
-    kept = (
-        (target.long() != options.get("ignore_index", -100))
-        .unsqueeze(1 if logits.dim() > 1 else 0)
-        .expand_as(want_grad)
-    )
-    assert torch.equal(
-        grad.movedim(dim, 1)[~kept] if logits.dim() > 1 else grad[~kept],
-        torch.zeros_like(grad.flatten()[: (~kept).sum()]),
-    )
-    assert torch.equal(got.isnan()[kept], want_grad.isnan()[kept])
+    want, want_grad = natives(logits, target, options)
+    assert torch.equal(grad[~kept], torch.zeros_like(grad[~kept]))
+    assert torch.equal(grad.isnan()[kept], want_grad.isnan()[kept])
     largest = torch.finfo(logits.dtype).max
     alike = want.abs() < largest / 4  # beyond, sums may or may not overflow on the way
     assert torch.equal(loss.isnan(), want.isnan())
