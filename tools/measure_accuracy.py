@@ -54,12 +54,17 @@ def batches(classes, dtype):
     """(kind, logits, target): "ordinary" or "confident", where the target leads, or "far", where it is far behind."""
     rows = 64 if classes <= 1000 else 4
     if dtype == torch.float64:
-        rows = 4 if classes <= 100 else 1
+        rows = 4 if classes <= 100 else 2  # of which planes need two
     source = torch.Generator().manual_seed(classes)
     if dtype == torch.float64 and classes > 1000:
         many_small = torch.full((1, 32768), -16.65, dtype=torch.float64).index_fill(1, torch.arange(16), 0.0)
         yield "of 32768 classes", torch.randn(1, 32768, generator=source, dtype=torch.float64), torch.tensor([5])
         yield "of 32768 classes", many_small, torch.tensor([5])
+        # Where positions lie side by side every 32 classes go into one running sum: equal terms all lose to one side there.
+        normal = torch.randn(2, 33000, generator=source, dtype=torch.float64)
+        few_large = torch.full((2, 33000), -16.65, dtype=torch.float64).index_fill(1, torch.arange(16), 0.0)
+        for logits in (normal, torch.zeros_like(normal), few_large):
+            yield "of 33000 classes, planes", logits, torch.tensor([5, 20000])
         return
     normal = torch.randn(rows, classes, generator=source, dtype=torch.float64)
     target = torch.randint(classes, (rows,), generator=source)
@@ -147,7 +152,7 @@ def measure(figures, who, kind, dtype, smoothing, loss, grad, truth, x):
     scale = p.clamp_min(smoothing / x.shape[1])
     label = f"loss, smoothing {smoothing:g}, {kind}"
     widest(figures[who], label, loss_ulps)
-    suffix = f", {kind}" if kind.startswith("of ") else ""
+    suffix = f", {kind}" if kind.startswith("of ") or kind == "planes" else ""
     target_entry = grad_error.gather(1, measure.target[:, None])
     if dtype in (torch.float32, torch.float64):
         others = (grad_error / (unit * scale + (2.0**-149 if dtype == torch.float32 else 2.0**-1074))).scatter(
@@ -162,9 +167,9 @@ def measure(figures, who, kind, dtype, smoothing, loss, grad, truth, x):
         inner = normal & counted & ~cancels
         once = grad == want_grad.to(dtype)
         if inner.any():
-            widest(figures[who], "gradient", (grad_error / ulp(want_grad, dtype))[inner].max())
-        tally(figures[who], "rounded once", once[inner])
-        tally(figures[who], "rounded once, every entry", once)
+            widest(figures[who], "gradient" + suffix, (grad_error / ulp(want_grad, dtype))[inner].max())
+        tally(figures[who], "rounded once" + suffix, once[inner])
+        tally(figures[who], "rounded once, every entry" + suffix, once)
 
 
 def climbed(figures):
@@ -174,6 +179,11 @@ def climbed(figures):
                 rows = 2048 if classes <= 33 else 512
                 worst, _, _ = climb.climb(function, classes, smoothing, figure, 250, rows, rows_at_once)
                 widest(figures[who], f"{figure}, smoothing {smoothing:g}, climbed", worst)
+
+
+def in_planes(function):
+    """The same losses of positions that lie side by side: [1, C, N]."""
+    return lambda x, target, **options: function(x.T[None].contiguous(), target[None], **options)[0]
 
 
 def run(function, x, target, smoothing):
@@ -201,7 +211,13 @@ def child(quick):
                         continue
                     truth = (truth_mpmath if dtype == torch.float64 else truth_float64)(x, target, smoothing)
                     for who, function in (("ours", ls_loss.cross_entropy), ("native", F.cross_entropy)):
+                        planes = run(in_planes(function), x, target, smoothing)
+                        if kind.endswith("planes"):
+                            measure(figures, who, kind, dtype, smoothing, *planes, truth, x)
+                            continue
                         measure(figures, who, kind, dtype, smoothing, *run(function, x, target, smoothing), truth, x)
+                        if kind in ("ordinary", "confident", "far") and len(x) > 1:
+                            measure(figures, who, "planes", dtype, smoothing, *planes, truth, x)
         if dtype == torch.float32:
             climbed(figures)
         results[str(dtype).removeprefix("torch.")] = figures
@@ -223,9 +239,13 @@ def table(runs, quick):
     for dtype in runs[0]["figures"]:
         unit = "2^-53" if dtype == "float64" else "2^-24"
         native = runs[-1]["figures"][dtype]["native"]
-        for key in native:
+        for key in sorted(native, key=lambda key: key.endswith("planes")):
             name = (
-                "ULP" if key.startswith("loss") or key == "gradient" else "share" if key.startswith("rounded") else unit
+                "ULP"
+                if key.startswith("loss") or key in ("gradient", "gradient, planes")
+                else "share"
+                if key.startswith("rounded")
+                else unit
             )
             if key.startswith("gradient, others"):
                 name += " max(p, q)"
