@@ -36,6 +36,11 @@ def scores(function, x, target, smoothing, figure, rows_at_once):
     return torch.cat(found)
 
 
+def in_planes(function):
+    """The losses of the same rows where positions lie side by side, [1, C, N]: another layout, with kernels of its own."""
+    return lambda x, target, **options: function(x.T[None].contiguous(), target[None], **options)[0]
+
+
 def changed(x, source):
     """One to three logits of each row moved, by a hundred-millionth to ten times themselves."""
     x = x.clone()

@@ -109,7 +109,8 @@ def test_a_target_alone_at_the_end_of_the_range():
             assert loss == 0 and (grad == 0).all(), (value, classes)
 
 
-# Portable C has no fused multiply-add: its exp is off by 2.4 units of 2^-24, a smoothed loss by a quarter of an ULP more.
+# Portable C has no fused multiply-add: its exp is off by 2.4 units of 2^-24, a smoothed loss by a quarter of an ULP more. It
+# misses the goal of 1.5: 1.56 was found of two classes, 1.68 of more than 256. The others miss it above 256, in longer climbs.
 SMOOTHED_LIMIT = 1.75 if ls_loss.config()["isa"] == "scalar" else 1.5
 
 
@@ -130,4 +131,17 @@ SMOOTHED_LIMIT = 1.75 if ls_loss.config()["isa"] == "scalar" else 1.5
 def test_the_worst_rows_that_can_be_found(figure, smoothing, limit, classes, rows, rows_at_once, steps):
     """Few rows of 33 to 136 classes go one by one, more of them side by side."""
     error, logits, target = climb.climb(ls_loss.cross_entropy, classes, smoothing, figure, steps, rows, rows_at_once)
+    assert 0.5 < error <= limit, (logits, target)
+
+
+@pytest.mark.parametrize(
+    ("figure", "smoothing", "limit"),
+    [("loss", 0.0, 4), ("loss", 0.1, SMOOTHED_LIMIT), ("row sum", 0.0, 4), ("row sum", 0.1, 4)],
+    ids=str,
+)
+@pytest.mark.parametrize(("classes", "rows"), [(2, 2048), (10, 2048), (33, 1024), (257, 256), (1000, 256)], ids=str)
+def test_the_worst_planes_that_can_be_found(figure, smoothing, limit, classes, rows):
+    """Positions side by side: terms of more than 32 classes are added by pairs."""
+    planes = climb.in_planes(ls_loss.cross_entropy)
+    error, logits, target = climb.climb(planes, classes, smoothing, figure, 100, rows)
     assert 0.5 < error <= limit, (logits, target)
