@@ -92,8 +92,8 @@ PARTS = {
     "sanitizers": (
         "Sanitizers",
         "The C tests under MSan, to which results and scratch memory count as never written; those of threads under TSan; of "
-        "each strategy some under valgrind, which has no AVX-512; and Python under ASan: values, gradients, errors, transforms, not "
-        "forks nor the end of the process. Each must first find a canary.",
+        "each strategy some under valgrind, without AVX-512; and Python under ASan: values, gradients, errors, transforms, "
+        "not forks nor the end of the process. Each must first find a canary.",
         "make test-sanitizers",
         r"^==|mismatches|canary|passed|failed|^FAILED|ERROR|WARNING|valgrind:",
     ),
@@ -121,8 +121,8 @@ PARTS = {
         "Bugs planted in the kernels",
         "Slips planted one at a time in copies of the sources (`tools/mutants.py` has them): do the C tests find them, or a "
         "minute of Python tests? Portable C and AVX2 are compiled; what only AVX-512 or NEON reads has no slips. The sources "
-        "as they are must pass in the same way. The lines are the totals, and every survivor with the answer to it; the run has "
-        "failed while one has none.",
+        "as they are must pass in the same way. The lines are the totals, and every survivor with the answer to it; the run "
+        "has failed while one has none.",
         "python tools/mutate.py kernels",
         r"^the unchanged|mutants .*killed|^survives|^    answer|not found",
     ),
