@@ -3,11 +3,9 @@
     python tools/measure_accuracy.py [--quick] [--write]      --quick: up to 1000 classes; --write: into docs/numerics.md
     python tools/measure_accuracy.py --long [STEPS] [--write]        climbs of 1000 steps, by ranges of classes; minutes
 
-Inputs: 1 to 151936 classes; normal, uniform, equal, tied, sorted, shifted, subnormal and masked logits; targets that lead by up
-to 104, or are far behind; the same as planes; of a quarter of them probabilities; for float32 also the worst rows that hill
-climbing finds, of either loss for itself. The truth is float64 by the tests' reference; for float64 itself, up to 1000 classes,
-two rows of 32768 and planes of 33000, mpmath with 100 digits. Every instruction set runs in a process of its own. Uses the
-public package and the helpers of the tests.
+Inputs are those of accuracy_inputs.py; the same as planes; of a quarter of them probabilities; for float32 also the worst rows
+that hill climbing finds, of either loss for itself. float64 is measured up to 1000 classes, in two rows of 32768 and in planes
+of 33000. Every instruction set runs in a process of its own. Uses the public package and the helpers of the tests.
 """
 
 import argparse
@@ -32,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 import climb  # noqa: E402  of the tests
 import reference  # noqa: E402
+from accuracy_inputs import batches, probabilities, truth_float64, truth_mpmath  # noqa: E402
 
 PAGE = ROOT / "docs" / "numerics.md"
 BLOCK = "<!-- measured: written by tools/measure_accuracy.py --write -->", "<!-- end of measured -->"
@@ -55,74 +54,12 @@ CLIMBED_PLANES = (2, 10, 33, 257, 1000)
 RANGES = ((32, "up to 32 classes"), (256, "33 to 256 classes"), (math.inf, "more than 256 classes"))
 LOSSES = {"ours": ls_loss.cross_entropy, "native": F.cross_entropy}
 POWERS = ((-3, "2^-3"), (10, "2^10"))  # of grad_output
-GAPS = (1, 2, 5, 10, 16, 17, 20, 30, 60, 87, 88, 104)
 BITS = {torch.float32: (23, -126), torch.float64: (52, -1022), torch.bfloat16: (7, -126), torch.float16: (10, -14)}
-mpmath.mp.dps = 100  # of which a lead of 104 cancels 46
-
-
-def batches(classes, dtype):
-    """(kind, logits, target): "ordinary" or "confident", where the target leads, or "far", where it is far behind."""
-    rows = 64 if classes <= 1000 else 4
-    if dtype == torch.float64:
-        rows = 4 if classes <= 100 else 2  # of which planes need two
-    source = torch.Generator().manual_seed(classes)
-    if dtype == torch.float64 and classes > 1000:
-        many_small = torch.full((1, 32768), -16.65, dtype=torch.float64).index_fill(1, torch.arange(16), 0.0)
-        yield "of 32768 classes", torch.randn(1, 32768, generator=source, dtype=torch.float64), torch.tensor([5])
-        yield "of 32768 classes", many_small, torch.tensor([5])
-        # Where positions lie side by side every 32 classes go into one running sum: equal terms all lose to one side there.
-        normal = torch.randn(2, 33000, generator=source, dtype=torch.float64)
-        few_large = torch.full((2, 33000), -16.65, dtype=torch.float64).index_fill(1, torch.arange(16), 0.0)
-        for logits in (normal, torch.zeros_like(normal), few_large):
-            yield "of 33000 classes, planes", logits, torch.tensor([5, 20000])
-        return
-    normal = torch.randn(rows, classes, generator=source, dtype=torch.float64)
-    target = torch.randint(classes, (rows,), generator=source)
-    at = target[:, None]
-    yield from (("ordinary", scale * normal, target) for scale in (0.1, 1.0, 10.0, 30.0, 0.0, 1e-40))
-    yield "ordinary", torch.rand(rows, classes, generator=source, dtype=torch.float64), target
-    yield "ordinary", (10 * normal).sort(1).values, target
-    yield "ordinary", (10 * normal).sort(1, descending=True).values, target
-    yield from (("ordinary", normal + offset, target) for offset in (1e4, 1e7, -1e30))
-    for share in (0.1, 0.5, 0.99):
-        masked = (torch.rand(rows, classes, generator=source) < share).scatter(1, at, False)
-        yield "masked", normal.masked_fill(masked, -math.inf), target
-    for gap in GAPS:
-        leads = (0.1 * normal).scatter(1, at, gap + math.log(classes))
-        yield "confident", leads, target
-        yield "far", leads, (target + 1) % classes
-        yield "confident", leads.scatter(1, (at + classes // 2) % classes, gap + math.log(classes)), target
 
 
 def ulp(value, dtype):
     bits, least = BITS[dtype]
     return 2.0 ** (torch.floor(torch.log2(value.abs().clamp_min(1e-320))).clamp_min(least) - bits)
-
-
-def truth_float64(x, target, smoothing):
-    """Loss and gradient by the tests' reference."""
-    x = x.double().requires_grad_()
-    loss = reference.cross_entropy(x, target, reduction="none", label_smoothing=smoothing)
-    (grad,) = torch.autograd.grad(loss.sum(), x)
-    return loss.detach(), grad
-
-
-def truth_mpmath(x, target, smoothing):
-    """The same with 100 digits, as lists: of the losses, and of the entries of all rows."""
-    losses, grads = [], []
-    for row, y in zip(x.tolist(), target.tolist(), strict=True):
-        row = [mpmath.mpf(v) for v in row]
-        top = max(row)
-        exps = [mpmath.exp(v - top) for v in row]
-        total = mpmath.fsum(exps)
-        z, classes = mpmath.log(total) + top, len(row)
-        loss = (1 - mpmath.mpf(smoothing)) * (z - row[y])
-        if smoothing:
-            loss += mpmath.mpf(smoothing) * mpmath.fsum(z - v for v in row) / classes
-        losses.append(loss)
-        grads += [e / total - mpmath.mpf(smoothing) / classes for e in exps]
-        grads[y - classes] -= 1 - mpmath.mpf(smoothing)
-    return losses, grads
 
 
 def widest(figures, key, value):
@@ -202,31 +139,16 @@ def measure_rounding(figures, suffix, grad, want, larger, grad_output=1.0):
     tally(figures, f"gradient equal to the exact one rounded once, every entry{suffix}|share", once)
 
 
-def probabilities(x, target, source):
-    """(kind, targets): softmax of other logits and of the row's own, with which its gradient is 0; one class smoothed."""
-    yield "softmax targets", (3 * torch.randn(x.shape, generator=source, dtype=torch.float64)).softmax(1).to(x.dtype)
-    yield "softmax targets", x.double().softmax(1).to(x.dtype)
-    smooth = torch.full(x.shape, 0.1 / x.shape[1], dtype=torch.float64)
-    smooth.scatter_add_(1, target[:, None], smooth.new_full((len(x), 1), 0.9))
-    yield "smoothed one-hot targets", smooth.to(x.dtype)
-
-
 def measure_probabilities(figures, kind, x, target, smoothing, loss, grad, truth):
-    """The same with probabilities. Units of the loss are those of the C tests, with the lag of the reference and without.
-
-    No q log p is positive, so that all of them together are the loss. A reference that is found among the first eight classes
-    stays where it is up to 60 below the largest logit: that much longer are the distances to it.
-    """
+    """The same with probabilities. No q log p is positive, so that all of them together are the loss."""
     unit, unit_name, least = arithmetic(x.dtype)
     q = reference.coefficients(target, x.shape[1], reduction="none", label_smoothing=smoothing)
     total, p = q.sum(1, keepdim=True), x.double().softmax(1)
-    larger, lag = (total * p).maximum(q), (x.amax(1) - x[:, :8].amax(1)).double().clamp_max(60)
-    units = {"of all terms": total[:, 0] * (1 + lag) + truth[0], "of sum q (1 - log p)": total[:, 0] + truth[0]}
+    larger, terms, name = (total * p).maximum(q), total[:, 0] + truth[0], "of sum q (1 - log p)"
     if x.dtype != torch.float32:
-        units = {"of all terms, or ULP": units["of all terms"].maximum(ulp(truth[0], x.dtype) / unit)}
-    for name, terms in units.items():
-        error = error_of(loss, truth[0]) / (unit * terms)
-        widest(figures, f"loss, smoothing {smoothing:g}, {kind}|{unit_name} {name}", error.max())
+        terms, name = terms.maximum(ulp(truth[0], x.dtype) / unit), name + ", or ULP"
+    error = error_of(loss, truth[0]) / (unit * terms)
+    widest(figures, f"loss, smoothing {smoothing:g}, {kind}|{unit_name} {name}", error.max())
     of, name = (unit * larger, unit_name) if x.dtype == torch.float32 else (ulp(larger, x.dtype), "ULP of")
     widest(figures, f"gradient, {kind}|{name} max(p, q)", (error_of(grad, truth[1]) / of * (p >= least)).max())
 
