@@ -170,6 +170,7 @@ KERNELS = [
     ("tile_template.h", "i < sums; i += lanes_f64", "i < sums / 2; i += lanes_f64"),
     ("tile_template.h", "if (keeps_lost) X(add_lost)(work, sums);\n    return", "return"),
     ("tile_template.h", "if (keeps_lost) X(add_lost)(work, sums);\n            X(move", "X(move"),
+    ("tile_template.h", "if (c % LS_BLOCK == 0) *of_block = 0;", ""),
     ("tile_template.h", "if (fabs(work->lost[i]) < (double)INFINITY) ", ""),
     ("tile_template.h", "smoothing == LS_DENSE ? num_classes : 1", "1"),
     ("block_template.h", "smoothing == LS_DENSE ? LS_BLOCK : 64", "64"),

@@ -210,6 +210,13 @@ LS_INLINE double X(s_below)(const ls_plan *plan, const X(work) * work, int64_t i
     return s_before - (plan->smoothing == LS_VECTOR ? (double)((const V(real) *)plan->s)[target] : 1);
 }
 
+/* LS_VECTOR: sum of s over the classes below `end`, which follow those below c. Few are added here, in `of_block`. */
+LS_INLINE double X(s_through)(const ls_plan *plan, int64_t c, int64_t end, double *of_block) {
+    if (c % LS_BLOCK == 0) *of_block = 0;
+    for (int64_t k = c; k < end; k++) *of_block += (double)((const V(real) *)plan->s)[k];
+    return plan->s_before[c / LS_BLOCK] + *of_block;
+}
+
 /* A new version of the frames, in which every position with a logit far above its reference moves to it. */
 static LS_TARGET void X(move_frames)(const ls_plan *plan, const X(tile) * tile, X(work) * work, int32_t from, int64_t c,
                                      double s_before) {
@@ -288,7 +295,7 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
     if (!is_single) memset(work->sum_all, 0, bytes);
     if (keeps_lost) memset(work->lost, 0, bytes);
     int32_t version = 0;
-    double s_before = 0;
+    double s_before = 0, s_of_block = 0;
     for (int64_t c = 0; c < num_classes; c += LS_PLANE_BLOCK) {
         const int64_t end = c + LS_PLANE_BLOCK < num_classes ? c + LS_PLANE_BLOCK : num_classes;
         for (;;) {
@@ -300,8 +307,8 @@ LS_INLINE int32_t X(sweep_tile_as)(const ls_plan *plan, const X(tile) * tile, X(
         }
         work->version[c / LS_PLANE_BLOCK] = version;
         if (!is_single) X(add_block)(work, sums);
-        if (smoothing == LS_UNIFORM) s_before += (double)(end - c);
-        for (int64_t k = c; smoothing == LS_VECTOR && k < end; k++) s_before += (double)((const V(real) *)plan->s)[k];
+        if (smoothing == LS_UNIFORM) s_before = (double)end;
+        if (smoothing == LS_VECTOR) s_before = X(s_through)(plan, c, end, &s_of_block);
     }
     if (keeps_lost) X(add_lost)(work, sums);
     return version;
