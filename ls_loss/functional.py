@@ -133,6 +133,7 @@ def cross_entropy(
         and type(ignore_index) is int
         and -(1 << 63) <= ignore_index < 1 << 63
         and type(dim) is int
+        and -(1 << 63) <= dim < 1 << 63
     ):
         return _library.cross_entropy(input, target, weight, number, ignore_index, label_smoothing, prior, dim, TORCH)
     return _cross_entropy_unusual(input, target, weight, ignore_index, reduction, number, label_smoothing, prior, dim)
@@ -155,7 +156,10 @@ def _cross_entropy_unusual(
         return native_cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
     if prior is not None and not isinstance(prior, Tensor):
         raise TypeError(f"cross_entropy(): argument 'prior' must be Tensor, not {type(prior).__name__}")
-    dim = index(dim)
+    dim = _integer("cross_entropy", "dim", dim)
+    if not -(1 << 63) <= dim < 1 << 63:
+        within = f"[{-input.dim()}, {input.dim() - 1}]"
+        raise IndexError(f"Dimension out of range (expected to be in range of {within}, but got {dim})")
     label_smoothing = _accepted(ignore_index, label_smoothing)
     apart = _any_dispatches_in_python(input, target, weight, prior)
     operator = _library.aten_cross_entropy if apart else _library.cross_entropy
@@ -175,6 +179,13 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     return float(value)
+
+
+def _integer(function: str, name: str, value: Any) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{function}(): argument '{name}' must be int, not {type(value).__name__}") from None
 
 
 def _any_dispatches_in_python(*arguments: object) -> bool:
@@ -267,6 +278,8 @@ def smooth_labels(
         )
     if type(epsilon) not in (float, torch.SymFloat):
         epsilon = _number("epsilon", epsilon)
+    if type(num_classes) not in (int, torch.SymInt):
+        num_classes = _integer("smooth_labels", "num_classes", num_classes)
     if type(target) not in _TENSORS or type(prior) not in _OPTIONAL_TENSORS:
         _require_tensors("smooth_labels", target=target, prior=prior)
         if _any_dispatches_in_python(target, prior):

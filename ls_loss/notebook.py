@@ -3,6 +3,8 @@
 Must not do arithmetic on tensors.
 """
 
+from typing import Any
+
 import torch.nn as nn
 from torch import Tensor
 
@@ -61,6 +63,9 @@ class LabelSmoothingLoss(nn.Module):
 
     def forward(self, predict_tensor: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of the logits ``predict_tensor`` against ``target``."""
+        epsilon: Any = self.epsilon
+        if epsilon is None or isinstance(epsilon, str):
+            raise TypeError(f"epsilon must be a number, not {type(epsilon).__name__}")
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon must be between 0 and 1, got {self.epsilon}")
         if predict_tensor.dim() > 2:

@@ -144,22 +144,22 @@ OURS = {
     "dim a string": (
         lambda: ls_loss.cross_entropy(X, Y, dim="1"),
         TypeError,
-        "'str' object cannot be interpreted as an integer",
+        r"cross_entropy\(\): argument 'dim' must be int, not str$",
     ),
     "dim a float": (
         lambda: ls_loss.cross_entropy(X, Y, dim=1.0),
         TypeError,
-        "'float' object cannot be interpreted as an integer",
+        r"cross_entropy\(\): argument 'dim' must be int, not float$",
     ),
     "dim None": (
         lambda: ls_loss.cross_entropy(X, Y, dim=None),
         TypeError,
-        "'NoneType' object cannot be interpreted as an integer",
+        r"cross_entropy\(\): argument 'dim' must be int, not NoneType$",
     ),
     "dim 2^80": (
         lambda: ls_loss.cross_entropy(X, Y, dim=2**80),
-        RuntimeError,
-        r"argument 'dim' .*\n(.*\n)*Value: 1208925819614629174706176\n",
+        IndexError,
+        r"expected to be in range of \[-2, 1\], but got 1208925819614629174706176",
     ),
     "smoothing below 0": (
         lambda: ls_loss.cross_entropy(X, Y, label_smoothing=-1e-9),
@@ -280,7 +280,7 @@ OURS = {
     "notebook: epsilon a string": (
         lambda: NOTEBOOK(epsilon="0.1")(X, Y),
         TypeError,
-        "^'<=' not supported between instances of 'int' and 'str'$",  # Python's own
+        "^epsilon must be a number, not str$",
     ),
     "notebook: 3-d logits": (
         lambda: NOTEBOOK()(IMAGES[..., 0], LABELS[..., 0]),
@@ -314,8 +314,8 @@ OURS = {
     ),
     "smooth_labels: 5.5 classes": (
         lambda: ls_loss.smooth_labels(Y, 5.5),
-        RuntimeError,
-        "Expected a value of type 'int' for argument 'num_classes' but instead found type 'float'",
+        TypeError,
+        r"smooth_labels\(\): argument 'num_classes' must be int, not float$",
     ),
     "smooth_labels: epsilon inf": (
         lambda: ls_loss.smooth_labels(Y, 5, INF),
