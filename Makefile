@@ -16,7 +16,7 @@ TRAINERS := $(VENV)/.trainers
 BUILT := build/.built
 SOURCES := $(wildcard csrc/*/*.c csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: compare-kernels analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-isa test-huge test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
+.PHONY: compare-hardening compare-kernels analyze fuzz-kernels fuzz-python mutants test-sanitizers trust bench-kernels exp-table help demo test test-python test-long test-compile test-isa test-huge test-trainers test-kernels test-neon lint format bench bench-quick bench-options train-lm compile-commands docs check-docs support build ops-library clean distclean sdist wheel reproducible lock sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "    make %-17s %s\n", $$1, $$2 }' Makefile
@@ -84,15 +84,24 @@ build/bench_kernels: benchmarks/bench_kernels.c $(BUILT)
 
 BEFORE ?= HEAD
 COMPARED_ISAS ?= avx512 avx2
-COMPARED := gcc -O3 -fPIC -shared -fstack-protector-strong -std=c11 -ffp-contract=off -fno-math-errno -fopenmp
+COMPARED := gcc -O3 -fPIC -shared -std=c11 -ffp-contract=off -fno-math-errno -fopenmp
+PROTECTED := $(COMPARED) -fstack-protector-strong
+
+# $(call compare,compiler and sources before,compiler and sources after)
+define compare
+	$(1) -lm -o build/compare/before.so & $(2) -lm -o build/compare/after.so && wait $$!
+	gcc -std=c11 -D_GNU_SOURCE -O2 benchmarks/compare_kernels.c -ldl -o build/compare/compare_kernels
+	for isa in $(COMPARED_ISAS); do build/compare/compare_kernels build/compare/{before,after}.so $$isa 1 0.5 || exit 1; done
+endef
 
 compare-kernels: ## what a change of the kernels costs or gains: this tree in times of the commit BEFORE=...; four minutes
 	@rm -rf build/compare && mkdir -p build/compare
 	git archive $(BEFORE) csrc/kernels | tar -x -C build/compare
-	$(COMPARED) build/compare/csrc/kernels/*.c -lm -o build/compare/before.so & \
-	    $(COMPARED) csrc/kernels/*.c -lm -o build/compare/after.so && wait $$!
-	gcc -std=c11 -D_GNU_SOURCE -O2 benchmarks/compare_kernels.c -ldl -o build/compare/compare_kernels
-	for isa in $(COMPARED_ISAS); do build/compare/compare_kernels build/compare/{before,after}.so $$isa 1 0.5 || exit 1; done
+	$(call compare,$(PROTECTED) build/compare/csrc/kernels/*.c,$(PROTECTED) csrc/kernels/*.c)
+
+compare-hardening: ## what stack protectors cost the kernels: with them, in times of without; four minutes
+	@rm -rf build/compare && mkdir -p build/compare
+	$(call compare,$(COMPARED) csrc/kernels/*.c,$(PROTECTED) csrc/kernels/*.c)
 
 train-lm: $(BUILT) ## train a language model with native and with ls_loss: speed, memory, the same losses; four minutes
 	python -m benchmarks.train_lm
