@@ -107,7 +107,8 @@ PARTS = {
     "fuzz-kernels": (
         "Fuzzing of the kernels",
         "libFuzzer under ASan and UBSan; an execution is one problem, which every instruction set solves with and without "
-        "gradient and at both ends of a buffer, judged against long double. It ends after 10^8 executions or an hour.",
+        "gradient and at both ends of a buffer, judged against long double; one in 32 is large, two in 32 are for the scaling "
+        "of gradients and for smooth_labels. One thread. It ends after 10^8 executions or an hour.",
         "make fuzz-kernels",
         r"stat::|Done|ERROR|SUMMARY|runtime error|replayed",
     ),

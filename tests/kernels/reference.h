@@ -9,7 +9,8 @@
  *     loss with smoothing        unit = ulp(loss) + 2u (T - |loss|)                T > |loss| only where terms cancel
  *                                plus 2u |beta| sum |s_k|, an error of 2u in z,    unless the target's term, left out of the
  *                                                                                  sum of exps, is the largest
- *     probability targets        unit = u |beta| sum |s_k| (1 + |z - x_k| + max x - ref)
+ *                                plus u |beta| sum |s_k| (max x - ref)             where ref lags behind
+ *     probability targets        unit = u |beta| sum |s_k| (1 + |z - x_k|)
  *     gradient of class k        unit = u max(|A| p_k, |alpha| [k = y] + |beta s_k|) + what underflow in exp may lose
  *
  * A target whose coefficient is 0 while its logit is -inf makes the loss NaN, as natively. A reduced loss has the sum of its
