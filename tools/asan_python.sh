@@ -59,6 +59,6 @@ fi
 echo "the canary, a read past a tensor, was found"
 default=(forward backward special_values errors bad_inputs properties autograd grad_output grad_ownership ignored_rows routing
     transforms transform_kernel transform_levels vmap_kernel traced last_bits bad_inputs_ours conventions fastai notebook module
-    long_rows autocast dispatch two_classes)
+    long_rows autocast dispatch sixteen_bits)
 if [ $# -eq 0 ]; then set -- "${default[@]/%/.py}" && set -- "${@/#/test_}"; fi
 exec python -m pytest -q -p no:cacheprovider --rootdir="$root" -c "$root/pyproject.toml" "${@/#test_/$root/tests/test_}"
