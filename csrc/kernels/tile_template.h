@@ -202,9 +202,8 @@ LS_INLINE void X(sweep_plane_block)(const ls_plan *plan, const X(tile) * tile, c
     if (c < end) X(sweep_classes)(plan, tile, work, version, c, (int)(end - c), smoothing, keep, c == begin, together);
 }
 
-/* Sum of s over the classes below c, the target's left out. */
+/* Sum of s over the classes below c, the target's left out. Not for LS_DENSE, whose frames do not move. */
 LS_INLINE double X(s_below)(const ls_plan *plan, const X(work) * work, int64_t i, int64_t c, double s_before) {
-    if (plan->smoothing == LS_DENSE) return work->s_all[i];
     const int64_t target = work->target[i];
     if (target < 0 || target >= c) return s_before;
     return s_before - (plan->smoothing == LS_VECTOR ? (double)((const V(real) *)plan->s)[target] : 1);
