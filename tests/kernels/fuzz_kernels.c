@@ -1,6 +1,6 @@
 /* libFuzzer entry point of the kernels: bytes become a small problem, and the checkers judge it as the tests do: every
  * instruction set against the reference, guard pages, untouched outputs on an error, unchanged inputs. The last byte chooses
- * between ls_cross_entropy, most often, and the two others; one problem in 32 is up to 200 times larger, that long rows and whole
+ * between ls_cross_entropy, most often, and the two others; one problem in 32 is up to five times larger, that long rows and whole
  * packs of short ones are met, too. What needs more than one thread is left to the tests.
  *
  * `make fuzz-kernels` builds it with clang -fsanitize=fuzzer,address,undefined, and runs it. A finding is replayed by giving its
@@ -57,9 +57,11 @@ static double take_smoothing(byte_source *source) {
 }
 
 static test_case take_options(byte_source *source, int is_large) {
-    int64_t outer = take_below(source, is_large ? 80 : 10), classes = 1 + take_below(source, is_large ? 3000 : 130);
-    test_case options =
-        plain_case((ls_dtype)take_below(source, 4), outer, classes, take_below(source, 2) ? 1 : take_below(source, 10));
+    int64_t outer = take_below(source, is_large ? 80 : 10);
+    int64_t classes = 1 + take_below(source, !is_large ? 130 : outer < 8 ? 3000 : 200);
+    ls_dtype dtype = (ls_dtype)take_below(source, 4);
+    int64_t inner = take_below(source, 2) ? 1 : take_below(source, is_large ? 3 : 10);
+    test_case options = plain_case(dtype, outer, classes, inner);
     options.target_kind = (ls_target_kind)take_below(source, LS_PROBABILITIES + 1);
     int index_target = options.target_kind != LS_PROBABILITIES;
     options.weight = (weight_kind)take_below(source, 4);
@@ -131,7 +133,8 @@ static void fuzz_scale(byte_source *source) {
 
 static void fuzz_smooth_labels(byte_source *source) {
     static const double bad_priors[] = {0, 0, -0.5, (double)NAN, (double)INFINITY, 3};
-    labels_case c = {.rows = take_below(source, LABELS_ROWS), .classes = 1 + take_below(source, LABELS_CLASSES), .bad_row = -1};
+    labels_case c = {.rows = take_below(source, LABELS_ROWS), .bad_row = -1};
+    c.classes = 1 + take_below(source, LABELS_CLASSES);
     c.kind = (ls_target_kind)take_below(source, LS_PROBABILITIES);
     c.epsilon = (double)take_below(source, 1001) / 1000;
     c.with_prior = (int)take_below(source, 2);
