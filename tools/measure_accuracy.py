@@ -3,9 +3,10 @@
     python tools/measure_accuracy.py [--quick] [--write]      --quick: up to 1000 classes; --write: into docs/numerics.md
     python tools/measure_accuracy.py --long [STEPS] [--write]        climbs of 1000 steps, by ranges of classes; minutes
 
-Inputs are those of accuracy_inputs.py; the same as planes; of a quarter of them probabilities; for float32 also the worst rows
-that hill climbing finds, of either loss for itself. float64 is measured up to 1000 classes, in two rows of 32768 and in planes
-of 33000. Every instruction set runs in a process of its own. Uses the public package and the helpers of the tests.
+Inputs are those of accuracy_inputs.py; up to 1000 classes the same as planes, and a quarter of them with probabilities; for
+float32 also the worst rows that hill climbing finds, of either loss for itself. float64 is measured up to 1000 classes, in two
+rows of 32768 and in planes of 33000. Every instruction set runs in a process of its own. Uses the public package and helpers
+of the tests.
 """
 
 import argparse
