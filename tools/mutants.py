@@ -173,7 +173,6 @@ KERNELS = [
     ("tile_template.h", "if (c % LS_BLOCK == 0) *of_block = 0;", ""),
     ("tile_template.h", "if (fabs(work->lost[i]) < (double)INFINITY) ", ""),
     ("tile_template.h", "smoothing == LS_DENSE ? num_classes : 1", "1"),
-    ("block_template.h", "smoothing == LS_DENSE ? LS_BLOCK : 64", "64"),
     ("block_template.h", "smoothing == LS_DENSE ? DENSE_MARGIN : MARGIN", "MARGIN"),
     ("tile_template.h", "if (!is_single) memset(work->sum_all, 0, bytes);", ""),
     ("block_template.h", "for (; groups > 1 && i < stop; i += group)", "for (; groups > 2 && i < stop; i += group)"),
