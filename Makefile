@@ -335,7 +335,7 @@ fuzz-python: $(BUILT) ## drawn calls against float64, DEEP=15000 for a property,
 	@echo "DEEP=$(DEEP): so many calls for test_class_indices, a quarter for each of the others"
 	LS_LOSS_DEEP=$(DEEP) python -m pytest -q tests/test_properties.py
 
-test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind on the C tests, ASan under Python; a quarter of an hour
+test-sanitizers: have-$(CLANG) have-valgrind $(BUILT) ## MSan, TSan and valgrind on the C tests, ASan under Python; half an hour
 	@$(MAKE) --no-print-directory -j$(JOBS) build/kernel-tests/{plain,msan,tsan}/test_kernels
 	@echo "== MSan, without threads"
 	$(call canary,msan,$(UNINITIALISED),$(MSAN_FLAGS),,use-of-uninitialized-value)

@@ -177,3 +177,11 @@ LOGITS = {
     **{f"confident {gap}": _confident(gap) for gap in (1.0, 5.0, 17.0, 30.0, 60.0, 87.0, 88.0, 104.0)},
     **{f"wrong {gap}": _wrong(gap) for gap in (5.0, 30.0, 104.0)},
 }
+
+
+def loss_and_grad(function, logits, target, outer=None, **options):
+    """Of a loss function's call, and of its backward with `outer` (default: ones)."""
+    x = logits.detach().requires_grad_()
+    loss = function(x, target, **options)
+    outer = torch.ones_like(loss) if outer is None else outer.to(loss.dtype)
+    return loss.detach(), torch.autograd.grad(loss, x, outer)[0]

@@ -19,13 +19,6 @@ import ls_loss
 PATTERNS = torch.arange(-(2**15), 2**15).to(torch.int16)
 
 
-def loss_and_grad(function, logits, target, outer=None, **options):
-    x = logits.detach().requires_grad_()
-    loss = function(x, target, **options)
-    outer = torch.ones_like(loss) if outer is None else outer.to(loss.dtype)
-    return loss.detach(), torch.autograd.grad(loss, x, outer)[0]
-
-
 def assert_rounded_once(got, want, off, dtype, name):
     """`got` lies among what the numbers within `off` of `want` are rounded to."""
     wrong = (got < (want - off).to(dtype)) | (got > (want + off).to(dtype)) | got.isnan()
@@ -46,9 +39,9 @@ def test_every_row_of_a_number_and_zero(dtype, target, smoothing):
     finite = x.isfinite()
     assert finite.sum() == {torch.bfloat16: 2**16 - 2**8, torch.float16: 2**16 - 2**11}[dtype]
     options = dict(reduction="none", label_smoothing=smoothing)
-    loss, grad = loss_and_grad(ls_loss.cross_entropy, rows, classes, **options)
+    loss, grad = cases.loss_and_grad(ls_loss.cross_entropy, rows, classes, **options)
 
-    want, want_grad = loss_and_grad(cross_entropy, rows[finite].double(), classes[finite], **options)
+    want, want_grad = cases.loss_and_grad(cross_entropy, rows[finite].double(), classes[finite], **options)
     assert_rounded_once(loss[finite], want, 6 * 2.0**-24 * want, dtype, "loss")
     p = rows[finite].double().softmax(1)
     off = 6 * 2.0**-24 * p.clamp_min(smoothing / 2) + 2.0**-126
@@ -59,7 +52,7 @@ def test_every_row_of_a_number_and_zero(dtype, target, smoothing):
     assert_rounded_once(grad[finite][~twice], want_grad[~twice], off[~twice], dtype, "gradient")
     assert ((grad[finite].double() - want_grad).abs() <= 0.75 * unit + off)[twice].all()
 
-    natives = loss_and_grad(F.cross_entropy, rows[~finite].double(), classes[~finite], **options)
+    natives = cases.loss_and_grad(F.cross_entropy, rows[~finite].double(), classes[~finite], **options)
     for got, of_native in zip((loss[~finite], grad[~finite]), natives, strict=True):
         torch.testing.assert_close(got, of_native.to(dtype), rtol=0, atol=0, equal_nan=True)
 
@@ -75,7 +68,9 @@ def test_fp16_sums_do_not_overflow():
     ):
         logits = torch.zeros(rows, classes, dtype=torch.float16)
         target = torch.arange(rows) % classes
-        loss, grad = loss_and_grad(ls_loss.cross_entropy, logits, target, torch.tensor(1.0), label_smoothing=smoothing)
+        loss, grad = cases.loss_and_grad(
+            ls_loss.cross_entropy, logits, target, torch.tensor(1.0), label_smoothing=smoothing
+        )
         assert loss.item() == torch.tensor(math.log(classes)).half().item(), (rows, classes, smoothing)
         expected = expect(logits, target, label_smoothing=smoothing)
         assert_within(grad, expected.grad, expected.grad_tolerance, (rows, classes, smoothing), "gradient")
@@ -98,7 +93,7 @@ def test_16_bit_results_are_rounded_once(dtype):
         for smoothing in (0.0, 0.1):
             options = dict(reduction="none", label_smoothing=smoothing)
             expected = expect(logits, target, torch.ones(200), **options)
-            results = loss_and_grad(ls_loss.cross_entropy, logits, target, torch.ones(200), **options)
+            results = cases.loss_and_grad(ls_loss.cross_entropy, logits, target, torch.ones(200), **options)
             for got, want, least in zip(results, (expected.loss, expected.grad), (0.98, 0.999), strict=True):
                 # A subnormal gradient is rounded when stored and when scaled back.
                 normal = want.abs() >= torch.finfo(dtype).tiny
@@ -118,7 +113,7 @@ def test_16_bit_gradients_times_a_power_of_two_are_rounded_once(dtype, factor):
         logits, target = cases.batch((100, combo["classes"]), dtype)
         options = dict(reduction=combo["reduction"], label_smoothing=combo["smoothing"])
         outer = torch.full((100,) if combo["reduction"] == "none" else (), factor)
-        _, grad = loss_and_grad(ls_loss.cross_entropy, logits, target, outer, **options)
+        _, grad = cases.loss_and_grad(ls_loss.cross_entropy, logits, target, outer, **options)
         want = expect(logits, target, outer, **options).grad
         scale = factor * logits.double().softmax(1).clamp_min(combo["smoothing"] / combo["classes"])
         judged = (want.abs() >= torch.finfo(dtype).tiny) & (want.abs() >= scale / 4)

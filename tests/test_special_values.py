@@ -57,12 +57,6 @@ def batch(name, classes, dtype):
     return logits, target
 
 
-def forward_backward(function, logits, target, outer, **options):
-    x = logits.clone().requires_grad_()
-    loss = function(x, target, **options)
-    return loss.detach(), torch.autograd.grad(loss, x, outer.to(loss.dtype))[0]
-
-
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize("name", ROWS)
 def test_special_rows(name, dtype):
@@ -72,13 +66,13 @@ def test_special_rows(name, dtype):
         for smoothing in (0.0, 0.1, 1.0):
             where = f"{name}, C={classes}, smoothing {smoothing}"
             options = dict(reduction="none", label_smoothing=smoothing)
-            want, want_grad = forward_backward(F.cross_entropy, logits.double(), target, outer, **options)
+            want, want_grad = cases.loss_and_grad(F.cross_entropy, logits.double(), target, outer, **options)
             tame = logits.clone()
             tame[special] = cases.randn(2, classes, seed=9).to(dtype)
-            calm, calm_grad = forward_backward(ls_loss.cross_entropy, tame, target, outer, **options)
-            loss, grad = forward_backward(ls_loss.cross_entropy, logits, target, outer, **options)
+            calm, calm_grad = cases.loss_and_grad(ls_loss.cross_entropy, tame, target, outer, **options)
+            loss, grad = cases.loss_and_grad(ls_loss.cross_entropy, logits, target, outer, **options)
             planes = logits.T.contiguous()[None], target[None], outer[None]
-            loss_of_planes, grad_of_planes = forward_backward(ls_loss.cross_entropy, *planes, **options)
+            loss_of_planes, grad_of_planes = cases.loss_and_grad(ls_loss.cross_entropy, *planes, **options)
             assert torch.equal(loss[others], calm[others]), f"{where}: the loss of another row changed"
             assert torch.equal(grad[others], calm_grad[others]), f"{where}: the gradient of another row changed"
             for got, got_grad in ((loss, grad), (loss_of_planes[0], grad_of_planes[0].T)):
@@ -109,7 +103,7 @@ def test_one_class(dtype):
     for value, expected in ((1.5, 0.0), (-1e4, 0.0), (INF, NAN), (-INF, NAN), (NAN, NAN)):
         logits = torch.full((2, 1), value, dtype=dtype)
         for smoothing in (0.0, 0.1):
-            loss, grad = forward_backward(
+            loss, grad = cases.loss_and_grad(
                 ls_loss.cross_entropy,
                 logits,
                 torch.zeros(2, dtype=torch.int64),
@@ -137,7 +131,9 @@ def test_one_class_with_probabilities(dtype):
         x = logits if combo["value"] is None else torch.full_like(logits, combo["value"])
         x, q = (x.T[None], soft.T[None]) if combo["planes"] else (x, soft)
         options = dict(reduction="none", label_smoothing=combo["smoothing"])
-        loss, grad = forward_backward(ls_loss.cross_entropy, x, q, torch.ones(x.numel()).view_as(x.sum(1)), **options)
+        loss, grad = cases.loss_and_grad(
+            ls_loss.cross_entropy, x, q, torch.ones(x.numel()).view_as(x.sum(1)), **options
+        )
         if combo["value"] is not None:
             assert loss.isnan().all() and grad.isnan().all(), combo
             continue
@@ -156,7 +152,9 @@ def test_masked_classes(dtype):
             masked.scatter_(1, target[:, None], False)
             x = logits.masked_fill(masked, -INF)
             for reduction in ("sum", "mean"):
-                loss, grad = forward_backward(ls_loss.cross_entropy, x, target, torch.tensor(1.0), reduction=reduction)
+                loss, grad = cases.loss_and_grad(
+                    ls_loss.cross_entropy, x, target, torch.tensor(1.0), reduction=reduction
+                )
                 expected = expect(x, target, reduction=reduction)
                 assert_within(loss, expected.loss, expected.loss_tolerance, f"C={classes}, {share} masked")
                 assert_within(grad, expected.grad, expected.grad_tolerance, f"C={classes}, {share} masked", "gradient")
@@ -181,7 +179,7 @@ def test_prior_of_zero_smooths_masked_classes(dtype):
                 module = ls_loss.CrossEntropyLoss(label_smoothing=smoothing, **options)
             else:
                 module = ls_loss.LabelSmoothingCrossEntropy(smoothing, **options)
-            loss, grad = forward_backward(module, x, target, outer)
+            loss, grad = cases.loss_and_grad(module, x, target, outer)
             options.update(label_smoothing=smoothing, convention=combo["convention"])
             expected = expect(x, target, outer, **options)
             assert_within(loss, expected.loss, expected.loss_tolerance, (classes, combo))
@@ -203,7 +201,7 @@ def test_zero_weight_or_probability_at_a_masked_class():
         for reduction in ("sum", "mean"):
             options["reduction"] = reduction
             results = [
-                forward_backward(function, logits, target, torch.tensor(1.0), **options)
+                cases.loss_and_grad(function, logits, target, torch.tensor(1.0), **options)
                 for function in (ls_loss.cross_entropy, F.cross_entropy)
             ]
             for got, want in zip(*results, strict=True):
@@ -232,8 +230,8 @@ def test_ignored_rows_may_hold_anything(dtype):
                         ignore_index=ignore_index,
                     )
                     outer = torch.ones(target.shape) if combo["reduction"] == "none" else torch.tensor(2.0)
-                    loss, grad = forward_backward(ls_loss.cross_entropy, wild, placed, outer, **options)
-                    calm, calm_grad = forward_backward(ls_loss.cross_entropy, logits, placed, outer, **options)
+                    loss, grad = cases.loss_and_grad(ls_loss.cross_entropy, wild, placed, outer, **options)
+                    calm, calm_grad = cases.loss_and_grad(ls_loss.cross_entropy, logits, placed, outer, **options)
                     where = (shape, ignore_index, value, combo)
                     assert torch.equal(loss, calm) and torch.equal(grad, calm_grad), where
                     assert torch.equal(grad[1], torch.zeros_like(grad[1])) and loss.isfinite().all(), where
@@ -258,7 +256,7 @@ def test_all_rows_ignored(dtype):
                     ignore_index=ignore_index,
                 )
                 outer = torch.ones(target.shape) if combo["reduction"] == "none" else torch.tensor(2.0)
-                loss, grad = forward_backward(ls_loss.cross_entropy, logits, ignored, outer, **options)
+                loss, grad = cases.loss_and_grad(ls_loss.cross_entropy, logits, ignored, outer, **options)
                 expected = torch.full_like(loss, NAN if combo["reduction"] == "mean" else 0.0)
                 torch.testing.assert_close(loss, expected, rtol=0, atol=0, equal_nan=True, msg=f"{shape}, {combo}")
                 assert torch.equal(grad, torch.zeros_like(grad)), (shape, combo)
@@ -273,9 +271,9 @@ def test_empty_batches():
                 reduction=cases.REDUCTIONS, label_smoothing=(0.0, 0.1), weight=(None, cases.weights(5))
             ):
                 outer = torch.ones(rows) if combo["reduction"] == "none" else torch.tensor(1.0)
-                loss, grad = forward_backward(ls_loss.cross_entropy, logits, target, outer, **combo)
+                loss, grad = cases.loss_and_grad(ls_loss.cross_entropy, logits, target, outer, **combo)
                 shown = target.long() if target.dtype == torch.uint8 else target
-                want, want_grad = forward_backward(F.cross_entropy, logits, shown, outer, **combo)
+                want, want_grad = cases.loss_and_grad(F.cross_entropy, logits, shown, outer, **combo)
                 torch.testing.assert_close(loss, want, rtol=0, atol=0, equal_nan=True, msg=f"{shape}, {combo}")
                 assert grad.shape == want_grad.shape == shape
         for module in (ls_loss.LabelSmoothingCrossEntropyFlat(), ls_loss.LabelSmoothingCrossEntropy()):
@@ -311,7 +309,7 @@ def test_odd_weights():
             options = dict(combo, weight=torch.tensor(weight, dtype=torch.float64))
             outer = torch.ones(4) if combo["reduction"] == "none" else torch.tensor(1.0)
             results = [
-                forward_backward(function, logits, target, outer.double(), **options)
+                cases.loss_and_grad(function, logits, target, outer.double(), **options)
                 for function in (ls_loss.cross_entropy, F.cross_entropy)
             ]
             for got, want in zip(*results, strict=True):
@@ -335,7 +333,9 @@ def test_a_common_offset_changes_nothing():
             options = dict(reduction="none", label_smoothing=smoothing)
             expected = expect(logits, target, torch.ones(4), **options)
             for offset in (0.0, 1e4, -1e4, 1e7, -1e7):
-                loss, grad = forward_backward(ls_loss.cross_entropy, logits + offset, target, torch.ones(4), **options)
+                loss, grad = cases.loss_and_grad(
+                    ls_loss.cross_entropy, logits + offset, target, torch.ones(4), **options
+                )
                 where = f"C={classes}, smoothing {smoothing}, offset {offset}"
                 assert_within(loss, expected.loss, expected.loss_tolerance, where, "loss")
                 assert_within(grad, expected.grad, expected.grad_tolerance, where, "gradient")
